@@ -1,0 +1,190 @@
+"""What the picture of a front shows: marks, lines and ranges, independent of the library that draws them."""
+
+import html
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nas.delivery.front import Candidate, DeviceFront
+
+Point = tuple[float, float]  # latency in ms, accuracy in %
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a mark looks: diameter ``size`` in px, Plotly ``symbol`` and matplotlib ``marker`` alike."""
+
+    color: str
+    symbol: str = "circle"
+    marker: str = "o"
+    size: int = 8
+    opacity: float = 1.0
+    hollow: bool = False
+
+
+# Colours of Okabe and Ito (2008), told apart with all common kinds of colour blindness. A square always means
+# the baseline family, a large mark always means measured.
+_PREDICTED_STYLES = {
+    "search": Style("#8b98a5", opacity=0.55),
+    "random": Style("#56b4e9", "diamond", "D", opacity=0.8),
+    "baseline": Style("#e69f00", "square", "s", size=9),
+}
+FRONT_COLOR, _REJECTED_COLOR = "#0072b2", "#d55e00"
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Marks that share one legend entry; ``bars`` are (low, high) in ms, empty where nothing was measured."""
+
+    label: str
+    style: Style
+    points: list[Point]
+    hover: list[str]
+    bars: list[tuple[float, float]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Everything that is drawn, independent of the library that draws it."""
+
+    title: str
+    notes: list[str]
+    predicted: list[Marks]
+    measured: list[Marks]
+    connectors: list[tuple[Point, Point]]
+    stairs: list[Point]
+    budget_ms: float | None
+    ms_range: tuple[float, float]
+    percent_range: tuple[float, float]
+
+
+def staircase(points: Sequence[Point]) -> list[Point]:
+    """Return the corners that join front ``points``, given by rising latency: right first, then up."""
+    corners: list[Point] = []
+    for point in points:
+        if corners:
+            corners.append((point[0], corners[-1][1]))
+        corners.append(point)
+    return corners
+
+
+def axis_range(values: Sequence[float], must_show: Sequence[float]) -> tuple[float, float]:
+    """Return the range of an axis that holds ``must_show`` and ``values`` except for far outliers.
+
+    Far means more than 1.5 times the distance of the 10th and 90th percentile beyond them, so that a few
+    networks at chance level do not press all others into one line.
+    """
+    shown = list(must_show)
+    if values:
+        low, high = np.quantile(values, [0.1, 0.9])
+        reach = 1.5 * (high - low)
+        shown += [value for value in values if low - reach <= value <= high + reach]
+    if not shown:
+        return 0.0, 1.0
+    margin = 0.06 * (max(shown) - min(shown)) or 0.06 * abs(shown[0]) or 1.0
+    return float(min(shown) - margin), float(max(shown) + margin)
+
+
+def _hover(row: dict[str, Any], finalist: Candidate | None) -> str:
+    """Return what is shown under the mouse: every number either labelled predicted or measured."""
+    # The text has a comma and no space between options: let lines break there.
+    lines = textwrap.wrap(str(row["architecture"]).replace(",", ", "), width=60)
+    text = [f"<b>{html.escape(str(row['id']))}</b> · {html.escape(str(row['origin']))}"]
+    text += [html.escape(line.replace(", ", ",")) for line in lines]
+    text.append(f"{row['macs'] / 1e6:,.1f} M MACs · {row['params'] / 1e6:,.2f} M parameters")
+    text.append(f"predicted: {row['predicted_ms']:.3f} ms, {100 * row['accuracy']:.2f} %")
+    if finalist is None:
+        text.append("measured: no, not a finalist")
+    else:
+        interval = f"[{finalist.measured_ms_low:.3f} to {finalist.measured_ms_high:.3f}]"
+        text.append(f"measured: {finalist.measured_ms:.3f} ms {interval}")
+        text.append(f"measured: {100 * finalist.val_accuracy:.2f} % (test: {100 * finalist.test_accuracy:.2f} %)")
+    return "<br>".join(text)
+
+
+def _predicted_point(candidate: Candidate) -> Point:
+    return candidate.predicted_ms, 100 * candidate.search_accuracy
+
+
+def _measured_point(candidate: Candidate) -> Point:
+    return candidate.measured_ms, 100 * candidate.val_accuracy
+
+
+def _predicted_marks(evaluated: pd.DataFrame, finalists: dict[str, Candidate]) -> list[Marks]:
+    marks = []
+    # Drawn in the order of the styles: the baseline family lies on top.
+    for origin in sorted(evaluated["origin"].unique(), key=list(_PREDICTED_STYLES).index):
+        rows = evaluated[evaluated["origin"] == origin].to_dict("records")
+        kind = "baseline family" if origin == "baseline" else origin
+        points = [(float(row["predicted_ms"]), 100 * float(row["accuracy"])) for row in rows]
+        hover = [_hover(row, finalists.get(row["id"])) for row in rows]
+        marks.append(Marks(f"{kind}, predicted ({len(rows)})", _PREDICTED_STYLES[origin], points, hover))
+    return marks
+
+
+def _measured_marks(device: DeviceFront) -> list[Marks]:
+    """Return the marks of all finalists; the names number the front as its table does."""
+    named = [("front", str(number), c) for number, c in enumerate(device.candidates, start=1)]
+    named += [("rejected", "", c) for c in device.rejected]
+    marks = []
+    for status, color in (("rejected", _REJECTED_COLOR), ("front", FRONT_COLOR)):
+        for baseline in (False, True):
+            chosen = [(n, c) for s, n, c in named if s == status and (c.origin == "baseline") == baseline]
+            if not chosen:
+                continue
+            symbol, marker = ("square", "s") if baseline else ("circle", "o")
+            marks.append(
+                Marks(
+                    f"{status}{', baseline' if baseline else ''}, measured ({len(chosen)})",
+                    Style(color, symbol, marker, size=12, hollow=status != "front"),
+                    [_measured_point(c) for _, c in chosen],
+                    [_hover({**c.model_dump(), "accuracy": c.search_accuracy}, c) for _, c in chosen],
+                    [(c.measured_ms_low, c.measured_ms_high) for _, c in chosen],
+                    [name for name, _ in chosen],
+                )
+            )
+    return marks
+
+
+def _notes(budget_ms: float | None, unevaluated: int, outside: int) -> list[str]:
+    notes = ["Small marks: predicted by oracle and latency table. Large marks: measured, bars: 90 % interval."]
+    hidden = []
+    if unevaluated:
+        hidden.append(f"{unevaluated} {'' if budget_ms is None else 'over the budget and '}never evaluated")
+    if outside:
+        hidden.append(f"{outside} predicted outside this view")
+    if hidden:
+        notes.append(f"Not drawn: {', '.join(hidden)}.")
+    return notes
+
+
+def picture_of(trials: pd.DataFrame, device: DeviceFront) -> Picture:
+    """Return what is to be drawn of one device's ``trials`` (see ``figures.front_figure``) and finalists."""
+    evaluated = trials[trials["accuracy"].notna()]
+    finalists = {c.id: c for c in (*device.candidates, *device.rejected)}
+    predicted, measured = _predicted_marks(evaluated, finalists), _measured_marks(device)
+    connectors = [(_predicted_point(c), _measured_point(c)) for c in finalists.values()]
+    ends = [point for pair in connectors for point in pair]
+    cloud = [point for marks in predicted for point in marks.points]
+    milliseconds = [ms for ms, _ in ends] + [ms for marks in measured for bar in marks.bars for ms in bar]
+    if device.budget_ms is not None:
+        milliseconds.append(device.budget_ms)
+    low_ms, high_ms = axis_range([ms for ms, _ in cloud], milliseconds)
+    low, high = axis_range([percent for _, percent in cloud], [percent for _, percent in ends])
+    outside = sum(not (low_ms <= ms <= high_ms and low <= percent <= high) for ms, percent in cloud)
+    return Picture(
+        title=f"Front on {device.device}",
+        notes=_notes(device.budget_ms, len(trials) - len(evaluated), outside),
+        predicted=predicted,
+        measured=measured,
+        connectors=connectors,
+        stairs=staircase([_measured_point(c) for c in device.candidates]),
+        budget_ms=device.budget_ms,
+        ms_range=(max(low_ms, 0.0), high_ms),
+        percent_range=(low, high),
+    )

@@ -1,0 +1,1 @@
+"""Measured latency: devices, tables of blocks, and whole networks."""

@@ -1,0 +1,91 @@
+"""Files that matter: written atomically, versioned, sealed with a digest and checked when read."""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from search_spaces.errors import InputError
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary file that takes the place of ``path`` only when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path``, whole or not at all."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8 to ``path``, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def produce(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a file under a temporary name in the same folder, then put it at ``path``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(data: bytes) -> str:
+    """Return the hexadecimal SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
+
+
+def write_sealed(path: Path, schema_version: int, body: dict[str, Any]) -> None:
+    """Write ``body`` as JSON with its ``schema_version`` and a ``sha256`` over everything else."""
+    content = {"schema_version": schema_version, **body}
+    write_text(path, json.dumps({**content, "sha256": _digest(content)}, indent=1) + "\n")
+
+
+def read_sealed(path: Path, schema_version: int, what: str) -> dict[str, Any]:
+    """Read a file of ``write_sealed``; ``what`` names it in errors.
+
+    Raises:
+        InputError: the file is missing, is not JSON, has another schema version, or was changed or damaged.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} does not exist") from None
+    except ValueError:
+        raise InputError(f"{what} {path} is damaged: not valid JSON; delete it to make it anew") from None
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise InputError(f"{path} is not a {what}: it has no schema_version")
+    if content["schema_version"] != schema_version:
+        found = content["schema_version"]
+        raise InputError(f"{what} {path} has schema version {found}; this version reads {schema_version}")
+    seal = content.pop("sha256", None)
+    if seal != _digest(content):
+        raise InputError(f"{what} {path} is damaged: its checksum does not match; delete it to make it anew")
+    del content["schema_version"]
+    return content

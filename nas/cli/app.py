@@ -1,0 +1,68 @@
+"""The application, the options that several commands share, and settings from TOML files."""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from nas import config as settings
+from nas.config import SPACES
+from search_spaces.errors import InputError, unknown
+
+app = typer.Typer(
+    name="nas",
+    help="Find networks that are accurate and fast on the device that you measured.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _load_settings(context: typer.Context, path: Path | None) -> Path | None:
+    """Let the keys of a TOML file stand for flags; flags on the command line win."""
+    if path is None:
+        return None
+    try:
+        values = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"--config {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise InputError(f"--config {path} is no TOML: {error}") from None
+    known = {parameter.name for parameter in context.command.params if parameter.name} - {"config", "help"}
+    for key in values:
+        if key.replace("-", "_") not in known:
+            raise unknown(f"key in {path}:", key, [name.replace("_", "-") for name in known])
+    context.default_map = {key.replace("-", "_"): value for key, value in values.items()}
+    return path
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", callback=_load_settings, is_eager=True, metavar="FILE",
+        help="TOML file whose keys stand for the flags of this command.",
+    ),
+]  # fmt: skip
+Space = Annotated[str, typer.Option("--space", help=f"Search space: {', '.join(SPACES)}.")]
+Input = Annotated[
+    str | None,
+    typer.Option("--input", metavar="SHAPE", help="Input size: 64 or 3x64x64. Default: the images' own size."),
+]
+Shape = Annotated[str | None, typer.Option("--input", metavar="CxHxW", help="Input shape, as in 3x32x32.")]
+Classes = Annotated[int, typer.Option("--classes", min=2, help="Number of classes.")]
+Device = Annotated[list[str], typer.Option("--device", help="Target device; see `nas devices`.")]
+OneDevice = Annotated[str, typer.Option("--device", help="Target device; see `nas devices`.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random choice.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="PATH",
+        help="digits (bundled), a folder of images, a folder of parquet files, or an .npz file.",
+    ),
+]  # fmt: skip
+
+parse_shape = settings.parse_shape

@@ -1,0 +1,63 @@
+"""What a run shows in the terminal."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from nas.delivery.front import Front
+from nas.run import Progress as Report
+
+console = Console(highlight=False, soft_wrap=True)
+# Progress is for eyes: it goes to standard error, so that standard output stays what a script expects.
+_status = Console(stderr=True, highlight=False)
+
+
+class Terminal:
+    """Lines, tables and progress bars; plain lines where the output is no terminal."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+        console.print(text, markup=False)
+
+    def table(self, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
+        """Show a table; numbers are aligned to the right."""
+        grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for position, column in enumerate(columns):
+            grid.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
+        for row in rows:
+            grid.add_row(*row)
+        console.print(grid, soft_wrap=False)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Report]:
+        """Show a bar as long as the context is open; in a log, a line at its end."""
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=_status, transient=False, disable=not sys.stderr.isatty()) as bars:
+            bar = bars.add_task(title, total=None)
+            yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+
+def show_front(front: Front) -> None:
+    """Print each device's front as a table; what is predicted and what was measured is said in the heads."""
+    columns = ["id", "val.", "test", "predicted", "measured", "90 % interval", "MMACs", "origin"]
+    for device in front.devices:
+        rows = [
+            [
+                c.id, f"{100 * c.val_accuracy:.2f} %", f"{100 * c.test_accuracy:.2f} %", f"{c.predicted_ms:.3g} ms",
+                f"{c.measured_ms:.3g} ms", f"{c.measured_ms_low:.3g}-{c.measured_ms_high:.3g}",
+                f"{c.macs / 1e6:.3g}", c.origin,
+            ]
+            for c in device.candidates
+        ]  # fmt: skip
+        budget = f", budget {device.budget_ms:g} ms" if device.budget_ms is not None else ""
+        Terminal().table(f"Front on {device.device}{budget}", columns, rows)
+        for rejected in device.rejected:
+            console.print(
+                f"not on the front: {rejected.id} ({100 * rejected.val_accuracy:.2f} %, "
+                f"{rejected.measured_ms:.3g} ms measured): {rejected.reason}",
+                markup=False,
+            )

@@ -1,0 +1,113 @@
+"""``nas search``, ``nas front`` and ``nas dashboard``: a run, and ways to look at it."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dashboards import board
+from dashboards.figures import front_figure
+from dashboards.report import write_report
+from nas.cli.app import Config, Data, Device, Input, Json, Seed, Space, app
+from nas.cli.console import Terminal, console, show_front
+from nas.config import SearchConfig
+from nas.delivery.front import Front
+from nas.folder import open_folder, read_record
+from nas.run import run_search
+from nas.search.record import trials_table
+from nas.search.samplers import SamplerKind
+from nas.search.study import STUDY_NAME, read_study
+from nas.training.oracle import OracleKind
+
+_DEFAULT = {name: field.default for name, field in SearchConfig.model_fields.items()}
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that --out named.")]
+
+
+def _write_report(folder: Path, record: dict[str, Any]) -> Path:
+    front = Front.load(folder)
+    study = read_study(folder / "study.journal")
+    trials = {device.device: trials_table(study, device.device) for device in front.devices}
+    run = {**record, "command": record["commands"][-1]}
+    return write_report(folder, front, trials, run)
+
+
+@app.command(epilog="Example:  nas search --data digits --budget-ms 0.2 --trials 60 --out runs/first")
+def search(
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of this run; resumes what it holds.")],
+    config: Config = None,
+    space: Space = _DEFAULT["space"],
+    device: Device = ["cpu"],  # noqa: B006  (Typer copies it)
+    budget_ms: Annotated[float | None, typer.Option(help="Slowest network of interest, in ms.")] = None,
+    trials: Annotated[int, typer.Option(help="Candidates to consider.")] = _DEFAULT["trials"],
+    input: Input = None,
+    oracle: Annotated[OracleKind, typer.Option(help="How candidates are rated.")] = _DEFAULT["oracle"],
+    sampler: Annotated[SamplerKind, typer.Option(help="How candidates are proposed.")] = _DEFAULT["sampler"],
+    seed: Seed = _DEFAULT["seed"],
+    finalists: Annotated[int, typer.Option(help="Networks to train to the end.")] = _DEFAULT["finalists"],
+    supernet_steps: Annotated[
+        int, typer.Option(help="Training steps of the supernet, rounded up to whole epochs.")
+    ] = _DEFAULT["supernet_steps"],
+    proxy_epochs: Annotated[
+        int, typer.Option(help="Epochs per candidate with --oracle train, and of the rank check.")
+    ] = _DEFAULT["proxy_epochs"],
+    final_epochs: Annotated[int, typer.Option(help="Epochs per finalist.")] = _DEFAULT["final_epochs"],
+    rank_networks: Annotated[
+        int, typer.Option(help="Networks trained from scratch to check the supernet's ranking; 0 for none.")
+    ] = _DEFAULT["rank_networks"],
+    table: Annotated[Path | None, typer.Option(help="Latency table to use instead of building one.")] = None,
+    accept_table: Annotated[bool, typer.Option("--accept-table", help="Use a table with a large error.")] = False,
+    workers: Annotated[int, typer.Option(help="Parallel workers, through Ray if more than one.")] = 1,
+    ray: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Ray cluster to use.")] = None,
+) -> None:
+    """Search for networks; the same command again resumes where it was stopped.
+
+    Measures the space's blocks on each device, trains a supernet, searches, trains the finalists to the end and
+    leaves their Pareto front in --out as ONNX files with measured latency, tables and plots.
+    """
+    values = {name: value for name, value in locals().items() if name != "config"}
+    checked = SearchConfig.checked(**values)
+    command = shlex.join(["nas", *sys.argv[1:]])
+    with open_folder(checked, command) as folder:
+        front = run_search(checked, folder, Terminal())
+        folder.save()
+        report = _write_report(folder.path, folder.record)
+    show_front(front)
+    stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in folder.record["stages"].items())
+    console.print(f"time: {stages}", markup=False)
+    console.print(f"report: {report}", markup=False)
+
+
+@app.command(epilog="Example:  nas front runs/first --json")
+def front(run: RunDir, json: Json = False, config: Config = None) -> None:
+    """Show the front of a finished run and write its report anew."""
+    found = Front.load(run)
+    if json:
+        for row in found.table().to_dict("records"):
+            console.print_json(data=row, indent=None)
+        return
+    report = _write_report(run, read_record(run))
+    show_front(found)
+    console.print(f"report: {report}", markup=False)
+
+
+@app.command(epilog="Example:  nas dashboard runs/first --port 8080")
+def dashboard(
+    run: RunDir,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on this machine.")] = 8080,
+    config: Config = None,
+) -> None:
+    """Open the study of a run in Optuna Dashboard, on this machine alone, until Ctrl-C."""
+    read_record(run)
+    figures = {}
+    if (run / "front.json").exists():
+        study = read_study(run / "study.journal")
+        for device in Front.load(run).devices:
+            figures[device.device] = front_figure(trials_table(study, device.device), device)
+
+    def ready(url: str) -> None:
+        console.print(f"Optuna Dashboard: {url}  (Ctrl-C ends it)", markup=False)
+
+    board.serve(run / "study.journal", STUDY_NAME, figures, port, ready)

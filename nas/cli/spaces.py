@@ -1,0 +1,135 @@
+"""``nas spaces`` and ``nas export``: architectures, without any search."""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+import typer
+
+from nas.cli.app import Classes, Config, Json, Seed, Shape, Space, app, parse_shape
+from nas.cli.console import Terminal, console
+from nas.config import SPACES, make_space
+from nas.delivery.export import export as export_onnx
+from search_spaces.architecture import Architecture
+from search_spaces.space import SearchSpace
+from search_spaces.space import sample as sample_one
+
+spaces = typer.Typer(no_args_is_help=True, help="Look at search spaces and their architectures.")
+app.add_typer(spaces, name="spaces")
+
+SpaceName = Annotated[str, typer.Argument(metavar="SPACE", help=f"Search space: {', '.join(SPACES)}.")]
+Arch = Annotated[
+    str,
+    typer.Option("--arch", metavar="TEXT", help="A name (see `nas spaces list`) or an architecture's text."),
+]
+
+
+def _facts(space: SearchSpace, architecture: Architecture) -> dict[str, str | int]:
+    facts: dict[str, str | int] = {"architecture": architecture.text, "id": architecture.id}
+    return {**facts, "macs": space.macs(architecture), "params": space.params(architecture)}
+
+
+@spaces.command("list", epilog="Example:  nas spaces list")
+def list_(json: Json = False, config: Config = None) -> None:
+    """List the spaces, their macro-architectures and named architectures."""
+    for name, kind in SPACES.items():
+        for macro in kind.macros():
+            space = kind(kind.default_shape(macro), 1000, macro)
+            shape = "x".join(map(str, space.input_shape))
+            named = sorted(space.named())
+            if json:
+                row = {
+                    "space": name,
+                    "macro": space.name,
+                    "input": shape,
+                    "layers": space.searchable,
+                    "named": named,
+                }
+                console.print_json(data=row, indent=None)
+            else:
+                known = f"; named: {', '.join(named)}" if named else ""
+                console.print(
+                    f"{space.name}: {space.searchable} searchable layers, shown at {shape}{known}",
+                    markup=False,
+                )
+
+
+@spaces.command(epilog="Example:  nas spaces show fbnet --arch fbnet_b --json")
+def show(
+    space: SpaceName,
+    arch: Arch,
+    input: Shape = None,
+    classes: Classes = 1000,
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Show one architecture with its MACs and parameters, layer by layer.
+
+    Counts follow the FBNet authors: MACs of convolutions, linear layers and global pooling; weights without
+    biases and batch norm.
+    """
+    chosen = make_space(space, parse_shape(input) if input else None, classes, arch)
+    architecture = chosen.parse(arch)
+    facts = _facts(chosen, architecture)
+    if json:
+        console.print_json(data=facts, indent=None)
+        return
+    rows = [
+        [block.spec, "x".join(map(str, block.in_shape)), f"{block.macs:,}", f"{block.params:,}"]
+        for block in chosen.blocks(architecture)
+    ]
+    rows.append(["total", "", f"{facts['macs']:,}", f"{facts['params']:,}"])
+    Terminal().table(f"{architecture.text}  ({architecture.id})", ["block", "input", "MACs", "params"], rows)
+
+
+@spaces.command(epilog="Example:  nas spaces sample fbnet -n 200 --seed 7 --input 3x32x32 --json")
+def sample(
+    space: SpaceName,
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many architectures.")] = 10,
+    seed: Seed = 0,
+    input: Shape = None,
+    classes: Classes = 10,
+    json: Json = False,
+    config: Config = None,
+) -> None:
+    """Draw architectures uniformly at random."""
+    chosen = make_space(space, parse_shape(input) if input else None, classes)
+    rng = np.random.default_rng(seed)
+    for _ in range(number):
+        facts = _facts(chosen, sample_one(chosen, rng))
+        if json:
+            console.print_json(data=facts, indent=None)
+        else:
+            console.print(
+                f"{facts['id']}  {facts['macs']:>13,} MACs  {facts['params']:>9,} params  {facts['architecture']}",
+                markup=False,
+            )
+
+
+@app.command(epilog="Example:  nas export --space fbnet --arch fbnet_b --input 3x224x224 --classes 1000 --out b.onnx")
+def export(
+    arch: Arch,
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the ONNX file goes.")],
+    space: Space = "fbnet",
+    input: Shape = None,
+    classes: Classes = 1000,
+    seed: Seed = 0,
+    config: Config = None,
+) -> None:
+    """Export any architecture as ONNX, with untrained weights; see `nas train` for trained ones."""
+    chosen = make_space(space, parse_shape(input) if input else None, classes, arch)
+    architecture = chosen.parse(arch)
+    torch.manual_seed(seed)
+    network = chosen.build(architecture)
+    images = torch.randn(4, *chosen.input_shape)
+    with Terminal().progress("exporting") as progress:
+        progress(0, 1)
+        metadata: dict[str, object] = {"architecture": architecture.text, "trained": False}
+        difference = export_onnx(network, chosen.input_shape, out, metadata, images)
+        progress(1, 1)
+    console.print(
+        f"{out}: {chosen.macs(architecture):,} MACs, {chosen.params(architecture):,} params, untrained; "
+        f"ONNX Runtime and PyTorch differ by {difference:.1e}",
+        markup=False,
+    )

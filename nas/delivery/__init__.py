@@ -1,0 +1,1 @@
+"""Finalists, their ONNX files, and the front on disk."""

@@ -1,0 +1,88 @@
+"""ONNX files for delivery: exported by PyTorch, checked, and compared with what was trained."""
+
+import json
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import nn
+
+from latency.files import write_bytes
+from search_spaces.block import Shape
+
+# ONNX Runtime fuses and reorders float32 sums; class scores of trained networks then differ in the last digits.
+TOLERANCE = 1e-3
+
+
+class ExportFailed(RuntimeError):
+    """The exported file does not compute what the network computes."""
+
+
+def export(
+    network: nn.Module, input_shape: Shape, path: Path, metadata: dict[str, object], images: torch.Tensor
+) -> float:
+    """Write ``network`` in evaluation mode to ``path`` as ONNX and compare both on ``images``.
+
+    The file takes one image (1, C, H, W), float32 and normalised, as ``input`` and gives class scores
+    (1, classes) as ``scores``. ``metadata`` is stored in the file as JSON texts.
+
+    Returns:
+        The largest absolute difference of the scores.
+
+    Raises:
+        ExportFailed: the file is no valid ONNX, or the scores differ by more than ``TOLERANCE``.
+    """
+    network = network.cpu().eval()
+    model = _exported(network, input_shape)
+    onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in metadata.items()})
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportFailed(f"the exported network is no valid ONNX: {error}") from None
+    content = model.SerializeToString()
+    difference = largest_difference(network, content, images)
+    if not difference <= TOLERANCE:
+        raise ExportFailed(f"PyTorch and ONNX Runtime differ by {difference:.1e}, more than {TOLERANCE:.0e}")
+    write_bytes(path, content)
+    return difference
+
+
+def _exported(network: nn.Module, input_shape: Shape) -> onnx.ModelProto:
+    chatty = logging.getLogger("torch.onnx")
+    level = chatty.level
+    chatty.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                network, (torch.zeros(1, *input_shape),), dynamo=True, verbose=False,
+                input_names=["input"], output_names=["scores"],
+            )  # fmt: skip
+    finally:
+        chatty.setLevel(level)
+    assert program is not None
+    return program.model_proto
+
+
+def largest_difference(network: nn.Module, content: bytes, images: torch.Tensor) -> float:
+    """Return the largest absolute difference of PyTorch's and ONNX Runtime's class scores on ``images``."""
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for image in images.split(1):
+        (found,) = session.run(["scores"], {"input": image.contiguous().numpy()})
+        with torch.no_grad():
+            expected = network(image).numpy()
+        worst = max(worst, float(np.abs(found - expected).max()))
+    return worst
+
+
+def file_metadata(
+    architecture: str, classes: Sequence[str], mean: Sequence[float], std: Sequence[float]
+) -> dict[str, object]:
+    """Return what a user of the file needs: the classes, and how to normalise pixels scaled to [0, 1]."""
+    return {"architecture": architecture, "classes": list(classes), "mean": list(mean), "std": list(std)}

@@ -1,0 +1,117 @@
+"""The folder of a run: one owner at a time, one search for life, and a record of how it came about."""
+
+import fcntl
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from latency.files import read_sealed, write_sealed
+from nas.config import SearchConfig
+from search_spaces.errors import InputError
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("nas", "torch", "onnx", "onnxruntime", "optuna", "ray", "scikit-learn", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that results depend on."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in _PACKAGES}}
+
+
+class RunFolder:
+    """Paths and the record (``run.json``) of a run."""
+
+    def __init__(self, path: Path, record: dict[str, Any]) -> None:
+        self.path = path
+        self.record = record
+
+    @property
+    def journal(self) -> Path:
+        """The Optuna journal of the study."""
+        return self.path / "study.journal"
+
+    @property
+    def supernet(self) -> Path:
+        """The checkpoint of the supernet."""
+        return self.path / "supernet.safetensors"
+
+    @property
+    def cache(self) -> Path:
+        """Decoded images."""
+        return self.path / "data"
+
+    def table(self, device: str) -> Path:
+        """Return the latency table of a device."""
+        return self.path / "tables" / f"{device}.json"
+
+    def save(self) -> None:
+        """Write the record."""
+        write_sealed(self.path / "run.json", SCHEMA_VERSION, self.record)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the seconds that the block takes to the stage's time, also when it is interrupted."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            stages = self.record["stages"]
+            stages[name] = round(stages.get(name, 0.0) + time.monotonic() - start, 2)
+            self.save()
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the record of the run in ``path``.
+
+    Raises:
+        InputError: there is no run, or its record is damaged.
+    """
+    if not (path / "run.json").exists():
+        raise InputError(f"{path} holds no run: it has no run.json")
+    return read_sealed(path / "run.json", SCHEMA_VERSION, "run record")
+
+
+@contextmanager
+def open_folder(config: SearchConfig, command: str) -> Iterator[RunFolder]:
+    """Open the folder of ``--out`` for a search, alone; create it where it does not exist.
+
+    Raises:
+        InputError: it holds another search or other files, or another process is at work in it.
+    """
+    path = config.out
+    if (path / "run.json").exists():
+        record = read_record(path)
+        _require_same(path, record["identity"], config.identity())
+    elif path.is_dir() and any(name.name != "run.lock" for name in path.iterdir()):
+        raise InputError(f"--out {path} holds other files; give an empty or new folder")
+    else:
+        record = {"identity": config.identity(), "commands": [], "stages": {}, "report": {}}
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / "run.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"another process is at work in {path}; wait for it or stop it") from None
+        record |= {"config": config.model_dump(mode="json"), "versions": versions(), "seed": config.seed}
+        record["commands"] = [*record["commands"], command]
+        folder = RunFolder(path, record)
+        folder.save()
+        yield folder
+
+
+def _require_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    for key, value in now.items():
+        if before.get(key) != _as_json(value):
+            flag = "--" + key.replace("_", "-")
+            raise InputError(
+                f"{path} holds another search: there {flag} was {before.get(key)!r}, now it is {value!r}; "
+                "give the same settings to resume it, or another --out"
+            )
+
+
+def _as_json(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value

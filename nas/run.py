@@ -1,0 +1,275 @@
+"""A run: the stages in order, each resumed where it was and skipped when its file is valid."""
+
+import math
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from latency.build import build_table
+from latency.device import Device
+from latency.files import read_sealed, write_sealed
+from latency.measure import Measured
+from latency.table import LatencyTable
+from nas.config import SearchConfig, make_space, parse_input
+from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished, measure_finalists
+from nas.delivery.front import Candidate, Front, select
+from nas.folder import RunFolder
+from nas.search.executor import Executor, Work, make_executor, one_thread
+from nas.search.record import Evaluated, evaluated_trials
+from nas.search.samplers import make_sampler
+from nas.search.study import Driver, Target, enqueue, fastest, first_candidates, open_study
+from nas.training.data import Dataset, load_dataset
+from nas.training.oracle import Task, TrainOracle, make_oracle
+from nas.training.report import rank_report
+from nas.training.supernet import Supernet
+from nas.training.train import Recipe
+from predictors.features import feature_matrix
+from predictors.gp import AccuracyGP
+from predictors.quality import cross_validate
+from search_spaces.architecture import Architecture
+from search_spaces.errors import InputError
+from search_spaces.space import SearchSpace
+
+Progress = Callable[[int, int], None]
+
+
+class RunFailed(RuntimeError):
+    """A stage could not finish; what was finished is kept."""
+
+
+class Console(Protocol):
+    """What a run tells its user while it works."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+        ...
+
+    def table(self, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
+        """Show a table."""
+        ...
+
+    def progress(self, title: str) -> AbstractContextManager[Progress]:
+        """Show a bar as long as the context is open."""
+        ...
+
+
+def run_search(config: SearchConfig, folder: RunFolder, console: Console) -> Front:
+    """Carry a search from data to front; the same call again resumes it.
+
+    Raises:
+        InputError: something given is wrong; nothing is damaged.
+        RunFailed: a stage could not finish.
+    """
+    return _Run(config, folder, console).run()
+
+
+class _Run:
+    def __init__(self, config: SearchConfig, folder: RunFolder, console: Console) -> None:
+        self.config, self.folder, self.console = config, folder, console
+        self.devices = [Device.parse(name) for name in config.device]
+
+    def run(self) -> Front:
+        one_thread()
+        with self.folder.stage("data"):
+            data = self._load_data()
+            space = make_space(self.config.space, data.input_shape, len(data.classes))
+        task = self._task(space, data)
+        with self.folder.stage("table"):
+            targets = [self._target(space, device) for device in self.devices]
+        with self.folder.stage("oracle"):
+            self._train_supernet(task)
+        with self.folder.stage("rank check"):
+            self._check_ranks(task, targets)
+        with self.folder.stage("search"):
+            rated = self._search(task, targets)
+        with self.folder.stage("finalists"):
+            trained = self._train_finalists(task, rated)
+        with self.folder.stage("front"):
+            return self._front(task, targets, rated, trained)
+
+    def _load_data(self) -> Dataset:
+        config = self.config
+        data = load_dataset(config.data, parse_input(config.input), config.seed, self.folder.cache)
+        digest = self.folder.record.setdefault("data_digest", data.digest)
+        if digest != data.digest:
+            raise InputError(f"--data {config.data} has changed since {self.folder.path} was begun; use another --out")
+        channels, height, width = data.input_shape
+        title = f"{config.data}: {channels} x {height} x {width}, split {data.digest[:12]}"
+        rows = [[name, *map(str, counts)] for name, *counts in data.describe()]
+        self.console.table(title, ["class", "train", "val", "test"], rows)
+        return data
+
+    def _task(self, space: SearchSpace, data: Dataset) -> Task:
+        config = self.config
+        per_epoch = math.ceil(len(data.train) / Recipe(1).batch_size)
+        epochs = math.ceil(config.supernet_steps / per_epoch)
+        supernet = self.folder.supernet if config.oracle == "supernet" else None
+        size = parse_input(config.input)
+        return Task(space, config.data, size, self.folder.cache, config.seed, supernet, Recipe(epochs))
+
+    def _target(self, space: SearchSpace, device: Device) -> Target:
+        path = self.config.table or self.folder.table(device.name)
+        if path.exists() or self.config.table:
+            table = LatencyTable.load(path)
+            table.require(device, space.name, space.input_shape, space.classes)
+        else:
+            with self.console.progress(f"measuring blocks on {device.name}") as progress:
+                table = build_table(space, device, path, progress=progress)
+        report = table.quality.lines()
+        self.folder.record["report"][f"latency table of {device.name}, on unseen networks"] = report
+        self.console.say(f"latency table of {device.name}: {table.quality.text()}")
+        if not table.quality.good and not self.config.accept_table:
+            raise InputError(
+                f"the latency table of {device.name} is too far off for a search ({table.quality.text()}); measure "
+                f"again on a quieter machine (delete {path}), or search all the same with --accept-table"
+            )
+        target = Target(space, table, self.config.budget_ms)
+        self._require_reachable(target)
+        return target
+
+    def _require_reachable(self, target: Target) -> None:
+        limit = target.predict_ms(fastest(target.space, target.predict_ms, self.config.seed))
+        if target.budget_ms is not None and limit > target.budget_ms:
+            raise InputError(
+                f"--budget-ms {target.budget_ms:g} is below the fastest network of {target.space.name} on "
+                f"{target.table.device}: {limit:.3g} ms predicted"
+            )
+
+    def _train_supernet(self, task: Task) -> None:
+        if task.supernet is None:
+            return
+        with self.console.progress("training the supernet") as progress:
+            supernet = Supernet(task.space, task.seed)
+            supernet.fit(task.dataset, task.supernet_recipe, task.seed, task.supernet, progress)
+
+    def _check_ranks(self, task: Task, targets: list[Target]) -> None:
+        config, path = self.config, self.folder.path / "ranks.json"
+        if config.oracle != "supernet" or config.rank_networks < 2:
+            return
+        if not path.exists():
+            networks = _spread(task.space, targets[0], config.rank_networks, config.seed)
+            rated = self._map("rating networks", partial(_rating_work, task, config), networks)
+            trained = self._map("training networks from scratch", partial(_scratch_work, task, config), networks)
+            report = rank_report(task, networks, rated, trained)
+            write_sealed(path, 1, {"lines": report.lines(), "epochs": config.proxy_epochs})
+        lines = read_sealed(path, 1, "rank report")["lines"]
+        title = f"rank of the supernet against {config.proxy_epochs} epochs from scratch"
+        self.folder.record["report"][title] = lines
+        self.console.say(f"{title}: " + ", ".join(f"{label} {value}" for label, value in lines.items()))
+
+    def _map(self, title: str, factory: Callable[[], Work], jobs: list[Architecture]) -> list[Any]:
+        """Run one job per architecture and return the values in order."""
+        values: dict[str, Any] = {}
+        executor = self._executor(factory)
+        with self.console.progress(title) as progress:
+            try:
+                for job in jobs:
+                    executor.submit(job.id, job)
+                while len(values) < len(jobs):
+                    progress(len(values), len(jobs))
+                    outcome = executor.next()
+                    if outcome.error is not None:
+                        raise RunFailed(f"{title}: {outcome.key} failed with {outcome.error}")
+                    values[str(outcome.key)] = outcome.value
+                progress(len(values), len(jobs))
+            finally:
+                executor.close()
+        return [values[job.id] for job in jobs]
+
+    def _executor(self, factory: Callable[[], Work]) -> Executor:
+        return make_executor(factory, self.config.workers, self.config.ray)
+
+    def _search(self, task: Task, targets: list[Target]) -> list[Evaluated]:
+        config = self.config
+        study = open_study(self.folder.journal, config.device)
+        study.sampler = make_sampler(config.sampler, task.space, targets, config.seed)
+        enqueue(study, first_candidates(task.space, targets, config.trials, config.seed))
+        executor = self._executor(partial(_rating_work, task, config))
+        with self.console.progress(f"searching ({config.sampler})") as progress:
+            try:
+                Driver(study, task.space, targets, executor, config.trials, progress).run()
+            finally:
+                executor.close()
+        rated = evaluated_trials(study, task.space)
+        self._report_predictor(task.space, rated)
+        return rated
+
+    def _report_predictor(self, space: SearchSpace, rated: list[Evaluated]) -> None:
+        if len(rated) < 10:
+            return
+        X = feature_matrix(space, [t.architecture for t in rated])
+        accuracies = np.array([t.accuracy for t in rated])
+        baselines = {
+            "MACs": [float(space.macs(t.architecture)) for t in rated],
+            "parameters": [float(space.params(t.architecture)) for t in rated],
+        }
+        quality = cross_validate(AccuracyGP(), X, accuracies, baselines)
+        self.folder.record["report"]["accuracy predictor, cross-validated"] = quality.lines()
+        self.console.say(f"accuracy predictor: {quality.text()}")
+
+    def _train_finalists(self, task: Task, rated: list[Evaluated]) -> list[Trained]:
+        config = self.config
+        chosen: dict[str, Architecture] = {}
+        for device in range(len(self.devices)):
+            for trial in choose_finalists(rated, config.finalists, device):
+                chosen[trial.architecture.id] = trial.architecture
+        if not chosen:
+            raise RunFailed("no candidate within the budget was rated; give more --trials")
+        path = self.folder.path
+        factory = partial(FinalTraining, task, Recipe(config.final_epochs), path)
+        self._map("training the finalists", factory, [a for a in chosen.values() if not finished(path, a)])
+        done = [finished(path, architecture) for architecture in chosen.values()]
+        return [trained for trained in done if trained is not None]
+
+    def _front(self, task: Task, targets: list[Target], rated: list[Evaluated], trained: list[Trained]) -> Front:
+        fronts = []
+        by_id = {t.architecture.id: t for t in rated}
+        for number, (device, target) in enumerate(zip(self.devices, targets, strict=True)):
+            with self.console.progress(f"measuring the finalists on {device.name}") as progress:
+                measured = measure_finalists(self.folder.path, device, trained, progress)
+            candidates = [_candidate(task.space, by_id[t.id], number, t, measured[t.id]) for t in trained]
+            fronts.append(select(device.name, target.table.fingerprint, target.budget_ms, candidates))
+        data = task.dataset
+        front = Front(
+            space=task.space.name, input_shape=data.input_shape, data=self.config.data,
+            data_digest=data.digest, classes=data.classes, devices=tuple(fronts),
+        )  # fmt: skip
+        front.save(self.folder.path)
+        return front
+
+
+def _candidate(space: SearchSpace, rated: Evaluated, device: int, trained: Trained, measured: Measured) -> Candidate:
+    return Candidate(
+        id=trained.id,
+        architecture=trained.architecture,
+        origin=rated.origin,
+        search_accuracy=rated.accuracy,
+        val_accuracy=trained.val_accuracy,
+        test_accuracy=trained.test_accuracy,
+        predicted_ms=rated.ms[device],
+        measured_ms=measured.ms,
+        measured_ms_low=measured.low,
+        measured_ms_high=measured.high,
+        macs=space.macs(rated.architecture),
+        params=space.params(rated.architecture),
+        onnx=trained.onnx,
+        onnx_sha256=trained.onnx_sha256,
+        max_difference=trained.max_difference,
+    )
+
+
+def _spread(space: SearchSpace, target: Target, count: int, seed: int) -> list[Architecture]:
+    candidates = first_candidates(space, [target], 10**6, seed + 1)
+    networks = [architecture for architecture, origin in candidates if origin == "random"]
+    return networks[:: max(1, len(networks) // count)][:count]
+
+
+def _rating_work(task: Task, config: SearchConfig) -> Work:
+    return make_oracle(config.oracle, task, config.proxy_epochs).rate
+
+
+def _scratch_work(task: Task, config: SearchConfig) -> Work:
+    return TrainOracle(task, config.proxy_epochs).rate

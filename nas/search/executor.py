@@ -1,0 +1,153 @@
+"""Executors: where candidates are evaluated. In this process, or on Ray workers; the results are the same."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from search_spaces.errors import InputError
+
+Work = Callable[[Any], Any]
+"""Evaluates one job; free of side effects beyond files of its own, since a lost worker's job is run again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job: a ``value``, or the ``error`` that it raised, as text."""
+
+    key: Hashable
+    value: Any = None
+    error: str | None = None
+
+
+class Executor(Protocol):
+    """Runs jobs on up to ``slots`` workers; each worker makes its work function once, from a factory."""
+
+    slots: int
+
+    def submit(self, key: Hashable, job: Any) -> None:
+        """Hand in a job; ``key`` names it in its outcome."""
+        ...
+
+    def next(self) -> Outcome:
+        """Wait for a job to end and return its outcome."""
+        ...
+
+    def close(self) -> None:
+        """Free the workers."""
+        ...
+
+
+def one_thread() -> None:
+    """Compute with one thread, so that results do not depend on where a job runs."""
+    torch.set_num_threads(1)
+
+
+def _attempt(work: Work, key: Hashable, job: Any) -> Outcome:
+    try:
+        return Outcome(key, work(job))
+    except Exception as error:
+        return Outcome(key, error=f"{type(error).__name__}: {error}")
+
+
+class InProcess:
+    """Runs jobs one after another in this process."""
+
+    slots = 1
+
+    def __init__(self, factory: Callable[[], Work]) -> None:
+        self._factory = factory
+        self._work: Work | None = None
+        self._waiting: deque[tuple[Hashable, Any]] = deque()
+
+    def submit(self, key: Hashable, job: Any) -> None:
+        """Hand in a job."""
+        self._waiting.append((key, job))
+
+    def next(self) -> Outcome:
+        """Run the job that has waited longest."""
+        one_thread()
+        if self._work is None:
+            self._work = self._factory()
+        return _attempt(self._work, *self._waiting.popleft())
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class _Worker:
+    """The Ray actor: makes its work function once and keeps it."""
+
+    def __init__(self, factory: Callable[[], Work]) -> None:
+        one_thread()
+        self._work = factory()
+
+    def run(self, key: Hashable, job: Any) -> Outcome:
+        return _attempt(self._work, key, job)
+
+
+class RayWorkers:
+    """Runs jobs on Ray actors, one CPU each; a worker that dies is replaced and its job run again.
+
+    ``address`` is that of a running cluster (its nodes must see the same files), or None to start Ray on
+    this machine.
+    """
+
+    def __init__(self, factory: Callable[[], Work], slots: int, address: str | None = None) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray  # takes seconds, and only runs with several workers need it
+
+        self._ray = ray
+        self.slots = slots
+        if not ray.is_initialized():
+            cpus = None if address else slots
+            try:
+                ray.init(address, num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=40)
+            except (ConnectionError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise InputError(f"no Ray cluster answers at {address}: {reason}") from None
+        available = int(ray.cluster_resources().get("CPU", 0))
+        if available < slots:
+            raise InputError(f"the Ray cluster has {available} CPUs, too few for {slots} workers")
+        remote = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(_Worker)
+        self._idle = [remote.remote(factory) for _ in range(slots)]
+        self._running: dict[Any, Any] = {}
+        self._waiting: deque[tuple[Hashable, Any]] = deque()
+
+    def submit(self, key: Hashable, job: Any) -> None:
+        """Hand in a job."""
+        self._waiting.append((key, job))
+        self._start()
+
+    def _start(self) -> None:
+        while self._idle and self._waiting:
+            worker = self._idle.pop()
+            self._running[worker.run.remote(*self._waiting.popleft())] = worker
+
+    def next(self) -> Outcome:
+        """Wait for the first job to end."""
+        (done,), _ = self._ray.wait(list(self._running), num_returns=1)
+        self._idle.append(self._running.pop(done))
+        self._start()
+        outcome: Outcome = self._ray.get(done)
+        return outcome
+
+    def close(self) -> None:
+        """Stop the workers; a cluster that was there before stays."""
+        for worker in [*self._idle, *self._running.values()]:
+            self._ray.kill(worker)
+        self._idle, self._running = [], {}
+
+
+def make_executor(factory: Callable[[], Work], workers: int, address: str | None) -> Executor:
+    """Return the executor of ``--workers`` and ``--ray``.
+
+    Raises:
+        InputError: no cluster answers, or it has too few CPUs.
+    """
+    if workers == 1 and address is None:
+        return InProcess(factory)
+    return RayWorkers(factory, workers, address)

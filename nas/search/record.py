@@ -1,0 +1,87 @@
+"""What a trial of the study records about its candidate, and how it is read back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from search_spaces.architecture import Architecture
+from search_spaces.space import SearchSpace
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A candidate that the oracle has rated: accuracy in [0, 1], predicted latency (ms) per device."""
+
+    number: int
+    architecture: Architecture
+    origin: str
+    accuracy: float
+    ms: tuple[float, ...]
+
+
+def describe(
+    trial: Trial, space: SearchSpace, architecture: Architecture, devices: Sequence[str], ms: Sequence[float]
+) -> None:
+    """Write what is known of a candidate before it is evaluated; latencies are the tables' predictions (ms)."""
+    known = {
+        "architecture": architecture.text,
+        "id": architecture.id,
+        "macs": space.macs(architecture),
+        "params": space.params(architecture),
+        **{f"predicted_ms {device}": value for device, value in zip(devices, ms, strict=True)},
+    }
+    for name, value in known.items():
+        trial.set_user_attr(name, value)
+
+
+def _ms(trial: FrozenTrial) -> tuple[float, ...]:
+    attrs = trial.user_attrs.items()
+    return tuple(value for name, value in attrs if name.startswith("predicted_ms "))
+
+
+def origin(trial: FrozenTrial) -> str:
+    """Return where a candidate comes from: ``random``, ``baseline`` or ``search``."""
+    return str(trial.user_attrs.get("origin", "search"))
+
+
+def evaluated_trials(study: Study, space: SearchSpace) -> list[Evaluated]:
+    """Return the rated candidates, each architecture once, in the order of their numbers."""
+    found: dict[str, Evaluated] = {}
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        attrs = trial.user_attrs
+        if attrs["evaluated"] and attrs["id"] not in found:
+            architecture = space.parse(attrs["architecture"])
+            found[attrs["id"]] = Evaluated(
+                trial.number, architecture, origin(trial), trial.values[0], tuple(trial.values[1:])
+            )
+    return list(found.values())
+
+
+def pending_ids(study: Study, number: int) -> set[str]:
+    """Return the ids of architectures that trials before ``number`` are evaluating at this moment."""
+    running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+    return {t.user_attrs["id"] for t in running if t.number < number and "id" in t.user_attrs}
+
+
+def trials_table(study: Study, device: str) -> pd.DataFrame:
+    """Return one row per finished trial, with the predicted latency (ms) on ``device``; NaN where not rated."""
+    rows = []
+    for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
+        attrs = trial.user_attrs
+        rows.append({
+            "trial": trial.number,
+            "id": attrs["id"],
+            "architecture": attrs["architecture"],
+            "origin": origin(trial),
+            "evaluated": attrs["evaluated"],
+            "feasible": attrs["feasible"],
+            "accuracy": trial.values[0] if attrs["evaluated"] else float("nan"),
+            "predicted_ms": attrs[f"predicted_ms {device}"],
+            "macs": attrs["macs"],
+            "params": attrs["params"],
+        })  # fmt: skip
+    columns = ["trial", "id", "architecture", "origin", "evaluated", "feasible", "accuracy", "predicted_ms"]
+    return pd.DataFrame(rows, columns=[*columns, "macs", "params"])

@@ -1,0 +1,240 @@
+"""The search: ask for a candidate, evaluate it if it is feasible, tell the result. One Optuna study."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import Study, StudyDirection
+from optuna.trial import Trial, TrialState
+
+from latency.table import LatencyTable
+from nas.search.executor import Executor
+from nas.search.record import describe, evaluated_trials
+from search_spaces.architecture import Architecture
+from search_spaces.errors import InputError
+from search_spaces.space import SearchSpace, sample_spread
+
+STUDY_NAME = "search"
+# An oracle that fails again and again is broken; the study is left as it is for when it is mended.
+FAILURES_IN_A_ROW = 5
+
+
+class SearchFailed(RuntimeError):
+    """The oracle failed several times in a row."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device to search for: its table predicts latency, its budget (ms, None for none) decides feasibility."""
+
+    space: SearchSpace
+    table: LatencyTable
+    budget_ms: float | None
+
+    def predict_ms(self, architecture: Architecture) -> float:
+        """Return the predicted latency (ms)."""
+        return self.table.predict_ms(self.space.blocks(architecture))
+
+
+def open_study(journal: Path, devices: Sequence[str]) -> Study:
+    """Open the study in ``journal``, or create it: accuracy is maximised, each device's latency minimised.
+
+    The caller must be the journal's only writer. What a killed writer left behind is mended: a lock, and a
+    last line that was cut off.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
+    if journal.exists():
+        content = journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with journal.open("rb+") as file:
+                file.truncate(whole)
+    study = optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(journal))),
+        study_name=STUDY_NAME,
+        directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE for _ in devices]],
+        load_if_exists=True,
+    )
+    study.set_metric_names(["accuracy", *[f"predicted_ms {device}" for device in devices]])
+    return study
+
+
+def read_study(journal: Path) -> Study:
+    """Return the study in ``journal``, to be read.
+
+    Raises:
+        InputError: the journal is missing or damaged.
+    """
+    if not journal.exists():
+        raise InputError(f"{journal} does not exist: the run has not come to its search")
+    try:
+        return optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(JournalFileBackend(str(journal))))
+    except (ValueError, KeyError):
+        raise InputError(f"{journal} is damaged: it holds no study") from None
+
+
+def fastest(space: SearchSpace, predict_ms: Callable[[Architecture], float], seed: int) -> Architecture:
+    """Return the architecture with the lowest predicted latency.
+
+    The best of many draws is improved one decision at a time.
+    Where decisions are independent and latencies add up, as in tables of layers, this is exact.
+    """
+    rng = np.random.default_rng(seed)
+    best = min((sample_spread(space, rng) for _ in range(200)), key=predict_ms)
+    while True:
+        better = min(_neighbours(space, best), key=predict_ms)
+        if predict_ms(better) >= predict_ms(best):
+            return best
+        best = better
+
+
+def _neighbours(space: SearchSpace, architecture: Architecture) -> list[Architecture]:
+    recorded = dict(architecture.decisions)
+    options: dict[str, tuple[str, ...]] = {}
+
+    def remember(name: str, known: Sequence[str]) -> str:
+        options[name] = tuple(known)
+        return recorded[name]
+
+    space.decide(remember)
+
+    def changed(to: dict[str, str]) -> Architecture:
+        return space.decide(lambda name, known: to[name] if to.get(name) in known else known[0])
+
+    return [changed({**recorded, name: option}) for name, known in options.items() for option in known]
+
+
+def first_candidates(
+    space: SearchSpace, targets: Sequence[Target], trials: int, seed: int
+) -> list[tuple[Architecture, str]]:
+    """Return the candidates that every search starts with, and their origin: at most half of ``trials``.
+
+    The feasible part of the hand-made family (``baseline``), and one random architecture per latency bin
+    (``random``): uniform draws would leave the fast end empty. Bins are equal in log latency of the first device.
+    """
+
+    def feasible(a: Architecture) -> bool:
+        return all(t.budget_ms is None or t.predict_ms(a) <= t.budget_ms for t in targets)
+
+    family = [(a, "baseline") for a in space.baseline_family() if feasible(a)]
+    rng = np.random.default_rng(seed)
+    drawn = [a for a in (sample_spread(space, rng) for _ in range(1000)) if feasible(a)]
+    bins = max(1, min(10, trials // 2 - len(family)))
+    logs = [math.log(targets[0].predict_ms(a)) for a in drawn]
+    per_bin: dict[int, Architecture] = {}
+    for architecture, value in zip(drawn, logs, strict=True):
+        width = (max(logs) - min(logs)) / bins or 1.0
+        per_bin.setdefault(min(bins - 1, int((value - min(logs)) / width)), architecture)
+    spread = [(per_bin[i], "random") for i in sorted(per_bin)]
+    candidates = {a.id: (a, origin) for a, origin in [*spread, *family]}
+    return list(candidates.values())[: max(1, trials // 2)]
+
+
+def enqueue(study: Study, candidates: Sequence[tuple[Architecture, str]]) -> None:
+    """Put ``candidates`` before the sampler's own trials; those that are in the study already stay as they are."""
+    present = sum("origin" in trial.user_attrs for trial in study.get_trials(deepcopy=False))
+    for architecture, origin in candidates[present:]:
+        study.enqueue_trial(dict(architecture.decisions), user_attrs={"origin": origin})
+
+
+@dataclass
+class Driver:
+    """Runs a study: the only one who asks and tells.
+
+    Every trial is recorded with its architecture and predicted latencies before it is evaluated. A
+    candidate over a budget is told at once, infeasible and never evaluated; its accuracy is stored as 0 because
+    Optuna needs a value, and ``evaluated`` says that it is none. An architecture that was rated before
+    keeps its rating. Trials that a killed run left unfinished are finished first.
+    """
+
+    study: Study
+    space: SearchSpace
+    targets: Sequence[Target]
+    executor: Executor
+    trials: int
+    progress: Callable[[int, int], None] = lambda done, total: None
+    _rated: dict[str, float] = field(default_factory=dict)
+    _running: dict[int, tuple[Trial, Architecture]] = field(default_factory=dict)
+    _same: dict[str, list[Trial]] = field(default_factory=dict)
+    _failures: int = 0
+
+    def run(self) -> None:
+        """Bring the study to ``trials`` trials.
+
+        Raises:
+            SearchFailed: several evaluations in a row failed.
+        """
+        self._rated = {t.architecture.id: t.accuracy for t in evaluated_trials(self.study, self.space)}
+        for frozen in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+            self._start(Trial(self.study, frozen._trial_id))
+        while True:
+            self._report()
+            while len(self._running) < self.executor.slots and self._asked() < self.trials:
+                self._start(self.study.ask())
+                self._report()
+            if not self._running:
+                return
+            self._collect()
+
+    def _asked(self) -> int:
+        trials = self.study.get_trials(deepcopy=False)
+        return sum(trial.state != TrialState.WAITING for trial in trials)
+
+    def _report(self) -> None:
+        trials = self.study.get_trials(deepcopy=False)
+        self.progress(sum(trial.state.is_finished() for trial in trials), self.trials)
+
+    def _start(self, trial: Trial) -> None:
+        architecture = self.space.decide(lambda name, options: str(trial.suggest_categorical(name, options)))
+        ms = [target.predict_ms(architecture) for target in self.targets]
+        devices = [target.table.device for target in self.targets]
+        describe(trial, self.space, architecture, devices, ms)
+        feasible = True
+        for target, value in zip(self.targets, ms, strict=True):
+            if target.budget_ms is not None:
+                feasible &= value <= target.budget_ms
+                constraint = f"budget {target.table.device}"
+                if constraint not in trial.constraints:  # a resumed trial may have it
+                    trial.set_constraint(constraint, value - target.budget_ms)
+        trial.set_user_attr("feasible", feasible)
+        if not feasible:
+            self._tell(trial, None, ms)
+        elif architecture.id in self._rated:
+            self._tell(trial, self._rated[architecture.id], ms)
+        elif architecture.id in self._same:
+            self._same[architecture.id].append(trial)
+        else:
+            self._same[architecture.id] = []
+            self._running[trial.number] = (trial, architecture)
+            self.executor.submit(trial.number, architecture)
+
+    def _collect(self) -> None:
+        outcome = self.executor.next()
+        trial, architecture = self._running.pop(int(str(outcome.key)))
+        followers = self._same.pop(architecture.id)
+        if outcome.error is not None:
+            self._fail([trial, *followers], outcome.error)
+            return
+        self._failures = 0
+        self._rated[architecture.id] = float(outcome.value)
+        ms = [target.predict_ms(architecture) for target in self.targets]
+        for each in [trial, *followers]:
+            self._tell(each, float(outcome.value), ms)
+
+    def _tell(self, trial: Trial, accuracy: float | None, ms: Sequence[float]) -> None:
+        trial.set_user_attr("evaluated", accuracy is not None)
+        self.study.tell(trial, [accuracy or 0.0, *ms])
+
+    def _fail(self, trials: Sequence[Trial], error: str) -> None:
+        for trial in trials:
+            trial.set_user_attr("error", error)
+            self.study.tell(trial, state=TrialState.FAIL)
+        self._failures += 1
+        if self._failures == FAILURES_IN_A_ROW:
+            raise SearchFailed(f"{self._failures} evaluations in a row failed, the last with {error}")

@@ -1,0 +1,1 @@
+"""Data, training, and the oracles that rate architectures."""

@@ -1,0 +1,102 @@
+"""Oracles: what rates an architecture during the search."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from nas.training.data import Dataset, Split, load_dataset
+from nas.training.supernet import Supernet
+from nas.training.train import Recipe, accuracy, recalibrate, train
+from search_spaces.architecture import Architecture
+from search_spaces.block import Shape
+from search_spaces.space import SearchSpace
+
+# The standard error of an accuracy over this many images is below a percent; more would cost more than it tells.
+RATING_IMAGES = 2000
+
+
+class AccuracyOracle(Protocol):
+    """Rates architectures: the same one gets the same rating, in any process and in any order."""
+
+    def rate(self, architecture: Architecture) -> float:
+        """Return an accuracy in [0, 1] on validation images."""
+        ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """A space, the data to train on, and where a trained supernet lies: all that a worker needs to know."""
+
+    space: SearchSpace
+    data: str
+    size: Shape | int | None
+    cache: Path
+    seed: int
+    supernet: Path | None
+    supernet_recipe: Recipe
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The decoded data."""
+        return load_dataset(self.data, self.size, self.seed, self.cache)
+
+    @cached_property
+    def rating_split(self) -> Split:
+        """A fixed sample of the validation split."""
+        val = self.dataset.val
+        rows = np.sort(np.random.default_rng(self.seed).permutation(len(val))[:RATING_IMAGES])
+        return Split(val.images[rows], val.labels[rows])
+
+    def load_supernet(self) -> Supernet:
+        """Return the trained supernet from its checkpoint."""
+        assert self.supernet is not None
+        supernet = Supernet(self.space, self.seed)
+        return supernet.fit(self.dataset, self.supernet_recipe, self.seed, self.supernet, lambda *_: None)
+
+    def fresh(self, architecture: Architecture) -> nn.Module:
+        """Return an untrained network whose weights depend on the seed and the architecture alone."""
+        digest = hashlib.sha256(f"{self.seed} {architecture.text}".encode()).digest()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int.from_bytes(digest[:7], "big"))
+            return self.space.build(architecture)
+
+
+class SupernetOracle:
+    """Inherited weights, batch norm recalibrated for the architecture, accuracy on the rating split."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._supernet = task.load_supernet()
+
+    def rate(self, architecture: Architecture) -> float:
+        """Return the inherited accuracy in [0, 1]."""
+        network = recalibrate(self._supernet.inherit(architecture), self._task.dataset)
+        return accuracy(network, self._task.rating_split, self._task.dataset)
+
+
+class TrainOracle:
+    """Training from scratch for a few epochs, accuracy on the rating split."""
+
+    def __init__(self, task: Task, epochs: int) -> None:
+        self._task = task
+        self._recipe = Recipe(epochs)
+
+    def rate(self, architecture: Architecture) -> float:
+        """Return the accuracy in [0, 1] after the short training."""
+        data = self._task.dataset
+        network = train(self._task.fresh(architecture), data, self._recipe, self._task.seed)
+        return accuracy(network, self._task.rating_split, data)
+
+
+OracleKind = Literal["supernet", "train"]
+
+
+def make_oracle(kind: OracleKind, task: Task, proxy_epochs: int) -> AccuracyOracle:
+    """Return the oracle of ``--oracle``."""
+    return SupernetOracle(task) if kind == "supernet" else TrainOracle(task, proxy_epochs)

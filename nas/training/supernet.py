@@ -1,0 +1,93 @@
+"""The weight-sliced supernet: one maximal weight per layer, of which every candidate uses a part.
+
+Candidates of a layer share parameters of the same name, each using its part of the largest
+(``Block.shared_part``), and one random path is trained per step (Single Path One-Shot, ECCV 2020, section
+3.2). Separate weights per candidate barely train where a layer changes its shape: each candidate then emits
+features of its own.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nas.training.data import Dataset
+from nas.training.train import Progress, Recipe, device, fit
+from search_spaces.architecture import Architecture
+from search_spaces.block import Network
+from search_spaces.space import SearchSpace, sample
+
+
+class Supernet:
+    """Shared weights for every architecture of a space.
+
+    ``parameters`` maps the names of ``space.build``'s parameters to the maximal ones. It holds no running
+    batch-norm statistics: those of one path are wrong for every other.
+    """
+
+    def __init__(self, space: SearchSpace, seed: int) -> None:
+        self._space = space
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._modules = [{block.key: block.build() for block in row} for row in space.positions()]
+        self.parameters: dict[str, nn.Parameter] = {}
+        for position, candidates in enumerate(self._modules):
+            for name, owners in _by_name(candidates).items():
+                self.parameters[f"layers.{position}.{name}"] = nn.Parameter(_maximal(owners).to(device()))
+        for candidates in self._modules:
+            for module in candidates.values():
+                # The modules lend their structure only: gradients and memory belong to the shared weights.
+                module.to(device(), memory_format=torch.channels_last).train().requires_grad_(False)  # type: ignore[call-overload]
+
+    def _parts(self, architecture: Architecture, network: nn.Module) -> dict[str, Tensor]:
+        """Return what each parameter of ``network`` uses of the shared ones."""
+        blocks = self._space.blocks(architecture)
+        parts: dict[str, Tensor] = {}
+        for name, own in network.named_parameters():
+            _, position, inner = name.split(".", 2)
+            parts[name] = blocks[int(position)].shared_part(inner, own.shape, self.parameters[name])
+        return parts
+
+    def forward(self, architecture: Architecture, images: Tensor) -> Tensor:
+        """Return the class scores (N, classes) of one path, batch norm on the batch's own statistics."""
+        blocks = self._space.blocks(architecture)
+        path = Network(row[block.key] for row, block in zip(self._modules, blocks, strict=True))
+        return functional_call(path, self._parts(architecture, path), (images,))
+
+    def fit(self, data: Dataset, recipe: Recipe, seed: int, checkpoint: Path, progress: Progress) -> "Supernet":
+        """Train one uniformly drawn path per step; resumable through ``checkpoint``. See ``train.fit``."""
+
+        def loss(images: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
+            return F.cross_entropy(self.forward(sample(self._space, rng), images), labels)
+
+        fit(self.parameters, {}, loss, data, recipe, seed, checkpoint, progress)
+        return self
+
+    @torch.no_grad()
+    def inherit(self, architecture: Architecture) -> nn.Module:
+        """Return a network of its own with a copy of the shared weights; its batch norm needs recalibration."""
+        network = self._space.build(architecture).to(device())
+        parts = self._parts(architecture, network)
+        for name, own in network.named_parameters():
+            own.copy_(parts[name])
+        return network
+
+
+def _by_name(candidates: dict[str, nn.Module]) -> dict[str, list[Tensor]]:
+    owners: dict[str, list[Tensor]] = {}
+    for module in candidates.values():
+        for name, parameter in module.named_parameters():
+            owners.setdefault(name, []).append(parameter.detach())
+    return owners
+
+
+def _maximal(owners: list[Tensor]) -> Tensor:
+    """Return a copy of the largest: it is at least as large as every other in every direction."""
+    sides = [max(sizes) for sizes in zip(*(owner.shape for owner in owners), strict=True)]
+    largest = max(owners, key=lambda tensor: tensor.numel())
+    if list(largest.shape) != sides:
+        raise ValueError(f"no candidate has the largest parameter {sides} that the others share")
+    return largest.clone()

@@ -1,0 +1,1 @@
+"""Accuracy predictors and what they look at."""

@@ -1,0 +1,1 @@
+"""Search spaces: blocks, architectures and the decisions that lead to them."""

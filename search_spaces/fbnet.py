@@ -1,0 +1,186 @@
+"""The FBNet space: nine inverted-residual candidates per layer of a fixed macro-architecture.
+
+Source: FBNet: Hardware-Aware Efficient ConvNet Design via Differentiable Neural Architecture Search
+(CVPR 2019, arXiv 1812.03443), section 3.1 and tables 1 and 2.
+"""
+
+import itertools
+import math
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+from search_spaces.architecture import Architecture
+from search_spaces.block import Block, Shape
+from search_spaces.errors import InputError, unknown
+from search_spaces.operators import Classifier, ConvNormReLU, Identity, MBConv
+from search_spaces.space import Choose, SearchSpace
+
+# Kernel, expansion and groups of the candidates (table 2); "skip" is the ninth.
+CANDIDATES = {
+    "k3_e1": (3, 1, 1),
+    "k3_e1_g2": (3, 1, 2),
+    "k3_e3": (3, 3, 1),
+    "k3_e6": (3, 6, 1),
+    "k5_e1": (5, 1, 1),
+    "k5_e1_g2": (5, 1, 2),
+    "k5_e3": (5, 3, 1),
+    "k5_e6": (5, 6, 1),
+}
+SKIP = "skip"
+OPTIONS = (*CANDIDATES, SKIP)
+
+
+@cache
+def _definitions() -> dict[str, Any]:
+    return tomllib.loads(resources.files("search_spaces").joinpath("fbnet.toml").read_text())
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A searchable position: its input shape, output channels, stride and stage."""
+
+    in_shape: Shape
+    channels: int
+    stride: int
+    stage: int
+    always_expand: bool
+
+    def block(self, option: str) -> Block:
+        if option != SKIP:
+            kernel, expansion, groups = CANDIDATES[option]
+            return MBConv(self.in_shape, self.channels, kernel, self.stride, expansion, groups, self.always_expand)
+        if self.keeps_shape:
+            return Identity(self.in_shape)
+        return ConvNormReLU(self.in_shape, self.channels, kernel=1, stride=self.stride)
+
+    @property
+    def keeps_shape(self) -> bool:
+        return self.stride == 1 and self.in_shape[0] == self.channels
+
+
+def macro_for(input_shape: Shape) -> str:
+    """Return the macro-architecture that suits the image size.
+
+    Raises:
+        InputError: the image is smaller or larger than any macro-architecture takes.
+    """
+    side = min(input_shape[1:])
+    for name, macro in _definitions()["macro"].items():
+        low, high = macro.get("sides", (1, 0))
+        if low <= side <= high:
+            return str(name)
+    sides = [side for macro in _definitions()["macro"].values() for side in macro.get("sides", ())]
+    raise InputError(f"images of {side} px do not fit the fbnet space: it takes {min(sides)} to {max(sides)} px")
+
+
+class FBNetSpace(SearchSpace):
+    """The FBNet space for images of ``input_shape``, in the macro-architecture ``macro`` (data in fbnet.toml)."""
+
+    def __init__(self, input_shape: Shape, classes: int, macro: str | None = None) -> None:
+        macro = macro or macro_for(input_shape)
+        known = _definitions()["macro"]
+        if macro not in known:
+            raise unknown("fbnet macro-architecture", macro, known)
+        self.name = f"fbnet/{macro}"
+        self.input_shape = input_shape
+        self.classes = classes
+        stem_channels, stem_stride = known[macro]["stem"]
+        self._stem = ConvNormReLU(input_shape, stem_channels, kernel=3, stride=stem_stride)
+        self._layers: list[_Layer] = []
+        shape = self._stem.out_shape
+        for stage, (channels, layers, stride) in enumerate(known[macro]["stages"]):
+            for position in range(layers):
+                first = stride if position == 0 else 1
+                layer = _Layer(shape, channels, first, stage, known[macro].get("always_expand", False))
+                self._layers.append(layer)
+                shape = layer.block("k3_e1").out_shape
+        head = ConvNormReLU(shape, known[macro]["head"], kernel=1, stride=1)
+        self._tail: list[Block] = [head, Classifier(head.out_shape, classes)]
+        self._lowered = [{option: layer.block(option) for option in OPTIONS} for layer in self._layers]
+
+    @classmethod
+    def macros(cls) -> list[str]:
+        """Return the names of the macro-architectures."""
+        return list(_definitions()["macro"])
+
+    @property
+    def searchable(self) -> int:
+        """Number of searchable layers."""
+        return len(self._layers)
+
+    @classmethod
+    def default_shape(cls, macro: str) -> Shape:
+        """Return the input shape (C, H, W) at which a macro-architecture is shown."""
+        side = _definitions()["macro"][macro]["side"]
+        return 3, side, side
+
+    @classmethod
+    def home_of(cls, text: str) -> str | None:
+        """Return the macro-architecture that a named architecture or an architecture's text belongs to."""
+        if text in _definitions()["named"]:
+            return str(_definitions()["named"][text]["macro"])
+        space, _, _ = text.rpartition(":")
+        return space.removeprefix("fbnet/") if space.startswith("fbnet/") else None
+
+    def decide(self, choose: Choose) -> Architecture:
+        """Choose one of nine candidates per layer."""
+        return self._canonical([choose(f"layer{i:02d}", OPTIONS) for i in range(1, len(self._layers) + 1)])
+
+    def _canonical(self, options: list[str]) -> Architecture:
+        # Layers that keep their shape follow each other in a stage: where an identity stands among them
+        # does not matter, so identities come last.
+        ordered: list[str] = []
+        numbered = enumerate(zip(self._layers, options, strict=True))
+        for _, group in itertools.groupby(numbered, key=lambda item: self._run_of(item[0])):
+            ordered += sorted((option for _, (_, option) in group), key=lambda option: option == SKIP)
+        names = (f"layer{i:02d}" for i in range(1, len(ordered) + 1))
+        return Architecture(self.name, tuple(zip(names, ordered, strict=True)))
+
+    def _run_of(self, index: int) -> tuple[int, int]:
+        layer = self._layers[index]
+        return layer.stage, -1 if layer.keeps_shape else index
+
+    def blocks(self, architecture: Architecture) -> list[Block]:
+        """Lower to stem, one block per layer, head and classifier."""
+        body = [row[option] for row, (_, option) in zip(self._lowered, architecture.decisions, strict=True)]
+        return [self._stem, *body, *self._tail]
+
+    def positions(self) -> list[list[Block]]:
+        """Return the stem, the nine candidates of each layer, the head and the classifier."""
+        fixed_last = [[block] for block in self._tail]
+        return [[self._stem], *[list(row.values()) for row in self._lowered], *fixed_last]
+
+    def descriptors(self, architecture: Architecture) -> list[float]:
+        """Kernel, logarithm of the expansion, groups and skip of each layer."""
+        values: list[float] = []
+        for _, option in architecture.decisions:
+            kernel, expansion, groups = CANDIDATES.get(option, (0, 1, 0))
+            values += [kernel, math.log(expansion), groups, option == SKIP]
+        return values
+
+    def baseline_family(self) -> list[Architecture]:
+        """MobileNet-like nets of one candidate throughout, scaled in kernel, expansion and depth."""
+        deepest = max(sum(layer.stage == s for layer in self._layers) for s in {x.stage for x in self._layers})
+        family: list[Architecture] = []
+        for depth in range(1, deepest + 1):
+            for option in ("k3_e1", "k3_e3", "k3_e6", "k5_e3", "k5_e6"):
+                family.append(
+                    self._canonical(
+                        [option if self._position_in_stage(i) < depth else SKIP for i in range(len(self._layers))]
+                    )
+                )
+        return family
+
+    def _position_in_stage(self, index: int) -> int:
+        return sum(layer.stage == self._layers[index].stage for layer in self._layers[:index])
+
+    def named(self) -> dict[str, Architecture]:
+        """Return the published architectures of this macro-architecture."""
+        return {
+            name: self._canonical(entry["layers"].replace("|", " ").split())
+            for name, entry in _definitions()["named"].items()
+            if self.name == f"fbnet/{entry['macro']}"
+        }

@@ -1,0 +1,186 @@
+"""The search space: one method that takes decisions, and everything that follows from it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+from torch import nn
+
+from search_spaces.architecture import Architecture
+from search_spaces.block import Block, Network, Shape
+from search_spaces.errors import InputError, unknown
+
+Choose = Callable[[str, Sequence[str]], str]
+"""Take the decision ``name`` among ``options`` and return one of them."""
+
+
+class SearchSpace(ABC):
+    """A set of networks for one input shape and number of classes, written as a define-by-run program.
+
+    ``decide`` is all that sampling, replay, mutation, crossover and enumeration need: they differ only in
+    the ``choose`` that they pass, as Optuna's ``trial.suggest_categorical`` does.
+    """
+
+    name: str
+    input_shape: Shape
+    classes: int
+
+    @abstractmethod
+    def decide(self, choose: Choose) -> Architecture:
+        """Take every decision through ``choose`` and return the canonical architecture."""
+
+    @abstractmethod
+    def blocks(self, architecture: Architecture) -> list[Block]:
+        """Lower the architecture to its blocks, from the image to the class scores."""
+
+    @abstractmethod
+    def positions(self) -> list[list[Block]]:
+        """Return the blocks that may stand at each position of a network, one where nothing is searched."""
+
+    def distinct_blocks(self) -> list[Block]:
+        """Return every block that some architecture uses, each once: the rows of a latency table."""
+        return list({block.key: block for row in self.positions() for block in row}.values())
+
+    @abstractmethod
+    def descriptors(self, architecture: Architecture) -> list[float]:
+        """Describe the decisions by numbers, as many for every architecture (for predictors)."""
+
+    @abstractmethod
+    def baseline_family(self) -> list[Architecture]:
+        """Return the hand-made family: what an engineer would scale by hand, without any search."""
+
+    @abstractmethod
+    def named(self) -> dict[str, Architecture]:
+        """Return the published or otherwise known architectures of this space by name."""
+
+    def build(self, architecture: Architecture) -> nn.Module:
+        """Return the freshly initialised network: images (NCHW) to class scores (N, classes)."""
+        return Network(block.build() for block in self.blocks(architecture))
+
+    def macs(self, architecture: Architecture) -> int:
+        """Return the multiply-accumulates at batch 1."""
+        return sum(block.macs for block in self.blocks(architecture))
+
+    def params(self, architecture: Architecture) -> int:
+        """Return the number of convolution and linear weights."""
+        return sum(block.params for block in self.blocks(architecture))
+
+    def parse(self, text: str) -> Architecture:
+        """Return the architecture of a name or of ``Architecture.text`` (the ``space:`` part may be left out).
+
+        Raises:
+            InputError: another space's text, an unknown option, too few or too many of them.
+        """
+        if text in self.named():
+            return self.named()[text]
+        space, _, listed = text.rpartition(":")
+        if space and space != self.name:
+            raise InputError(f"architecture {text!r} belongs to the space {space!r}, not to {self.name!r}")
+        options = listed.split(",")
+        taken = 0
+
+        def choose(name: str, known: Sequence[str]) -> str:
+            nonlocal taken
+            if len(options) == 1 and options[0] not in known:
+                raise unknown("architecture", text, [*self.named(), *known])
+            if taken == len(options):
+                raise InputError(f"architecture {text!r} ends early: no option for {name}")
+            if options[taken] not in known:
+                raise unknown(f"option for {name}:", options[taken], known)
+            taken += 1
+            return options[taken - 1]
+
+        architecture = self.decide(choose)
+        if taken < len(options):
+            raise InputError(f"architecture {text!r} has {len(options)} options, the space takes {taken}")
+        return architecture
+
+
+def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
+    return options[int(rng.integers(len(options)))]
+
+
+def sample(space: SearchSpace, rng: np.random.Generator) -> Architecture:
+    """Draw every decision uniformly."""
+    return space.decide(lambda _, options: _pick(options, rng))
+
+
+def sample_spread(space: SearchSpace, rng: np.random.Generator) -> Architecture:
+    """Draw an architecture that leans towards one option by a random degree.
+
+    Uniform draws are all much alike, in size and in latency; leaning draws reach both ends of the space.
+    """
+    lean = rng.random()
+    favourites: dict[tuple[str, ...], str] = {}
+
+    def choose(_: str, options: Sequence[str]) -> str:
+        favourite = favourites.setdefault(tuple(options), _pick(options, rng))
+        return favourite if rng.random() < lean else _pick(options, rng)
+
+    return space.decide(choose)
+
+
+def replay(space: SearchSpace, decisions: dict[str, str]) -> Architecture:
+    """Take the recorded ``decisions`` again."""
+    return space.decide(lambda name, _: decisions[name])
+
+
+def mutate(space: SearchSpace, parent: Architecture, rng: np.random.Generator) -> Architecture:
+    """Change one decision of ``parent``; decisions that then no longer apply are drawn anew."""
+    recorded = dict(parent.decisions)
+    changed = _pick(list(recorded), rng)
+
+    def choose(name: str, options: Sequence[str]) -> str:
+        others = [option for option in options if option != recorded.get(name)]
+        if name == changed and others:
+            return _pick(others, rng)
+        if recorded.get(name) in options:
+            return recorded[name]
+        return _pick(options, rng)
+
+    return space.decide(choose)
+
+
+def crossover(space: SearchSpace, mother: Architecture, father: Architecture, rng: np.random.Generator) -> Architecture:
+    """Take each decision from one of two parents (uniform crossover)."""
+    parents = (dict(mother.decisions), dict(father.decisions))
+
+    def choose(name: str, options: Sequence[str]) -> str:
+        first = int(rng.integers(2))
+        for parent in (parents[first], parents[1 - first]):
+            if parent.get(name) in options:
+                return parent[name]
+        return _pick(options, rng)
+
+    return space.decide(choose)
+
+
+def enumerate_architectures(space: SearchSpace) -> Iterator[Architecture]:
+    """Yield every distinct architecture once, in lexicographic order of the options."""
+    path: list[int] = []
+    while True:
+        counts: list[int] = []
+        raw: list[tuple[str, str]] = []
+
+        def choose(
+            name: str,
+            options: Sequence[str],
+            counts: list[int] = counts,
+            raw: list[tuple[str, str]] = raw,
+        ) -> str:
+            if len(counts) == len(path):
+                path.append(0)
+            option = options[path[len(counts)]]
+            counts.append(len(options))
+            raw.append((name, option))
+            return option
+
+        architecture = space.decide(choose)
+        # Of the decisions that lead to equal networks only the canonical ones are kept.
+        if architecture.decisions == tuple(raw):
+            yield architecture
+        while path and path[-1] + 1 == counts[len(path) - 1]:
+            path.pop()
+        if not path:
+            return
+        path[-1] += 1

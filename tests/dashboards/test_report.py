@@ -1,0 +1,137 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from dashboards.report import write_report
+from nas.delivery.front import Front
+
+HOSTILE = "<script>alert(1)</script>"
+RUN = {
+    "report": {
+        "Latency table": {"median error": "2.1 %", "rank correlation": 0.98712},
+        f"Oracle {HOSTILE}": {
+            "networks": 12,
+            "reproduced": True,
+            HOSTILE: None,
+            "parts": {"a": 1, "b": [2, 3]},
+        },
+    },
+    "command": f"nas search --data '{HOSTILE}'",
+    "versions": {"torch": "2.9.1"},
+    "seed": 3,
+    "stages": {"measure": 812.34},
+}
+
+
+class _Page(HTMLParser):
+    """Collects tags with their attributes, and the text outside of scripts and styles."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.text, self._open = [], [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._open = tag
+
+    def handle_endtag(self, tag):
+        self._open = ""
+
+    def handle_data(self, data):
+        if self._open not in ("script", "style"):
+            self.text.append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def front(device_front):
+    other = device_front.model_copy(update={"device": HOSTILE, "budget_ms": None, "rejected": ()})
+    return Front(
+        space="fbnet",
+        input_shape=(3, 64, 64),
+        data=f"data/{HOSTILE}",
+        data_digest="0",
+        classes=("cat", HOSTILE),
+        devices=(device_front, other),
+    )
+
+
+@pytest.fixture
+def page(front, trials, tmp_path):
+    path = write_report(tmp_path, front, {device.device: trials for device in front.devices}, RUN)
+    assert path == tmp_path / "front.html"
+    parser = _Page()
+    parser.feed(path.read_text(encoding="utf-8"))
+    return parser
+
+
+def test_page_loads_nothing_from_elsewhere(page):
+    assert not [
+        tag for tag, attributes in page.tags if tag in ("link", "img", "iframe") or "src" in attributes
+    ]
+    assert all(not re.match(r"(\w+:|//)", link["href"]) for link in page.all("a"))
+
+
+def test_plotly_is_inlined_once_and_cannot_upload(page, tmp_path):
+    text = (tmp_path / "front.html").read_text(encoding="utf-8")
+    assert text.count("* plotly.js v") == 1
+    assert text.count('"showSendToCloud": false') == 2
+    assert text.count("Plotly.newPlot(") >= 2
+
+
+def test_names_of_users_are_escaped(page, tmp_path):
+    text = (tmp_path / "front.html").read_text(encoding="utf-8")
+    assert HOSTILE not in text
+    assert "alert(1)" in text
+    # PlotlyConfig, plotly.js and the figure of the first device, and the other's PlotlyConfig and figure.
+    assert len(page.all("script")) <= 5
+
+
+def test_tables_hold_every_finalist_with_its_numbers(page, device_front):
+    text = "|".join(page.text)
+    for candidate in (*device_front.candidates, *device_front.rejected):
+        assert candidate.id in text
+        interval = f"[{candidate.measured_ms_low:.3f} to {candidate.measured_ms_high:.3f}]"
+        assert f"{candidate.measured_ms:.3f} {interval}" in text
+        assert f"|{candidate.predicted_ms:.3f}|" in text
+        assert f"|{100 * candidate.val_accuracy:.2f} %|{100 * candidate.test_accuracy:.2f} %|" in text
+    for rejected in device_front.rejected:
+        assert rejected.reason in text
+    assert "predicted ms" in text and "measured ms [90 % interval]" in text
+
+
+def test_networks_are_linked_relatively(page, device_front):
+    links = [link["href"] for link in page.all("a")]
+    assert len(links) == 8 + 6
+    first = device_front.candidates[0].onnx
+    assert links[0] == first.replace(" ", "%20")
+
+
+def test_link_cannot_become_a_script(front, trials, tmp_path):
+    device = front.devices[0]
+    bad = device.candidates[0].model_copy(update={"onnx": 'javascript:alert("1")'})
+    front = front.model_copy(update={"devices": (device.model_copy(update={"candidates": (bad,)}),)})
+    text = write_report(tmp_path, front, {device.device: trials}, RUN).read_text(encoding="utf-8")
+    assert 'href="javascript%3Aalert%28%221%22%29"' in text
+
+
+def test_quality_and_footer_show_the_run(page):
+    text = "|".join(page.text)
+    assert "rank correlation|0.9871" in text
+    assert "reproduced|yes" in text
+    assert f"{HOSTILE}|–" in text
+    assert "parts|a: 1, b: 2, 3" in text
+    assert "measure|812.3 s" in text
+    assert "seed|3|torch|2.9.1" in text
+    assert RUN["command"] in text
+
+
+def test_one_png_per_device_and_no_leftovers(page, tmp_path):
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["front-2.png", "front.html", "front.png"]
+    for name in ("front.png", "front-2.png"):
+        with Image.open(tmp_path / name) as image:
+            assert image.size == (1600, 1000)

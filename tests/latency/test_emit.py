@@ -1,0 +1,215 @@
+"""The emitted ONNX file computes what the module computes, and whatever the emitter does not know is refused."""
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from latency.emit import UnsupportedOperation, disagreement, to_onnx
+from search_spaces.block import Block, Shape
+from search_spaces.fbnet import FBNetSpace
+from search_spaces.operators import Classifier, ConvNormReLU, MBConv
+from search_spaces.space import sample
+
+
+def randomised(module: nn.Module) -> nn.Module:
+    """Give every batch norm statistics and affine terms as after training: fresh ones hide mistakes."""
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            assert layer.running_mean is not None and layer.running_var is not None
+            nn.init.normal_(layer.running_mean)
+            nn.init.uniform_(layer.running_var, 0.2, 3)
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias)
+    return module
+
+
+def outputs(model: bytes, module: nn.Module, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """Return what ONNX Runtime and PyTorch make of an image; written anew, independent of ``disagreement``."""
+    image = torch.randn(1, *shape)
+    session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"input": image.numpy()})
+    with torch.no_grad():
+        return found, module.eval()(image).numpy()
+
+
+def assert_equal(module: nn.Module, shape: Shape) -> onnx.ModelProto:
+    model = to_onnx(module, shape)
+    onnx.checker.check_model(model, full_check=True)
+    found, expected = outputs(model, module, shape)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= 1e-4 * max(1e-3, np.abs(expected).max())
+    return onnx.load_from_string(model)
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 30, 45)], ids=str)
+def test_every_fbnet_block(shape: Shape) -> None:
+    blocks = [block for block in FBNetSpace(shape, 7).distinct_blocks() if block.params]
+    assert len(blocks) > 50
+    for block in blocks:
+        assert_equal(randomised(block.build()), block.in_shape)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        MBConv((16, 9, 6), 16, 5, 1, 1, 2),
+        MBConv((16, 9, 6), 16, 3, 1, 1, 2, True),
+        MBConv((16, 9, 6), 24, 5, 2, 6, 2),
+        MBConv((24, 1, 1), 24, 5, 1, 3),
+        ConvNormReLU((3, 9, 7), 8, 5, 2),
+        Classifier((8, 3, 5), 4),
+    ],
+    ids=lambda block: block.key,
+)
+def test_blocks_of_odd_sizes(block: Block) -> None:
+    assert_equal(randomised(block.build()), block.in_shape)
+
+
+def test_whole_networks() -> None:
+    space = FBNetSpace((3, 21, 34), 6)
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        assert_equal(randomised(space.build(sample(space, rng))), space.input_shape)
+
+
+def test_batch_norm_is_folded() -> None:
+    model = assert_equal(randomised(MBConv((16, 6, 6), 16, 3, 1, 3).build()), (16, 6, 6))
+    assert [node.op_type for node in model.graph.node] == ["Conv", "Relu", "Conv", "Relu", "Conv", "Add"]
+
+
+def test_module_is_emitted_in_evaluation_mode_and_its_weights_stay() -> None:
+    module = randomised(ConvNormReLU((3, 6, 6), 8, 3, 1).build()).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    assert_equal(module, (3, 6, 6))
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+class Apply(nn.Module):
+    """Runs a function of the module and its input: 4 channels of 4 x 4."""
+
+    def __init__(self, function: Callable[["Apply", Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.named = nn.Conv2d(4, 4, 3, padding="same")
+        self.norm = nn.BatchNorm2d(4)
+        self.plain = nn.BatchNorm2d(4, affine=False)
+        self.instance = nn.BatchNorm2d(4, track_running_stats=False)
+        self.linear = nn.Linear(4, 4)
+        randomised(self.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+def norm_and_without(m: Apply, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    return m.norm(y) + y
+
+
+def norm_after_use(m: Apply, x: Tensor) -> Tensor:
+    y = m.conv(x)
+    z = F.relu(y)
+    return m.norm(y) + z
+
+
+def branch(m: Apply, x: Tensor) -> Tensor:
+    if F.relu(x).flatten(1)[:, 0]:
+        return F.relu(x)
+    return x
+
+
+def assign(m: Apply, x: Tensor) -> Tensor:
+    y = F.relu(x)
+    y[:, 0] = 0
+    return y
+
+
+def boolean(m: Apply, x: Tensor) -> Tensor:
+    y = F.avg_pool2d(x, x.shape[2:]).view(4)
+    return F.relu(x) if y.view(4, 1).transpose(0, 1).reshape(4).numpy()[0] > 0 else x
+
+
+def truth(m: Apply, x: Tensor) -> Tensor:
+    return F.relu(x) if x else x
+
+
+REFUSED: dict[str, Callable[[Apply, Tensor], Tensor]] = {
+    "unknown function": lambda m, x: torch.sigmoid(x),
+    "unknown method": lambda m, x: x.mul(2),
+    "in place": lambda m, x: x.add_(1),
+    "property": lambda m, x: x.data,
+    "index": lambda m, x: x[:, :2],
+    "setitem": assign,
+    "branch": branch,
+    "numpy": boolean,
+    "tolist": lambda m, x: x + x.flatten().tolist()[0],
+    "pieces": lambda m, x: F.relu(x.chunk(2, 1)[0]),
+    "unpacked": lambda m, x: sum(x.unbind(0)),  # type: ignore[arg-type, return-value]
+    "list of tensors": lambda m, x: torch.cat([x, x], 1),
+    "keyword": lambda m, x: torch.where(condition=torch.tensor(True), input=x, other=x),
+    "add number": lambda m, x: x + 1.0,
+    "scaled add": lambda m, x: x.add(x, alpha=2),
+    "padding by name": lambda m, x: m.named(x),
+    "weights from input": lambda m, x: F.conv2d(x, x.view(4, 4, 2, 2)),
+    "norm without convolution": lambda m, x: m.norm(x),
+    "norm after activation": lambda m, x: m.norm(F.relu(m.conv(x))),
+    "norm without affine terms": lambda m, x: m.plain(m.conv(x)),
+    "norm of the batch": lambda m, x: m.instance(m.conv(x)),
+    "norm and without": norm_and_without,
+    "norm after use": norm_after_use,
+    "pool to 2 x 2": lambda m, x: F.avg_pool2d(x, (2, 2)),
+    "adaptive pool": lambda m, x: F.adaptive_avg_pool2d(x, 1),
+    "linear on a map": lambda m, x: m.linear(x),
+    "input unused": lambda m, x: torch.zeros(1, 4),
+    "input left": lambda m, x: torch.zeros(x.shape),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_unknown_operations_are_refused(name: str) -> None:
+    with pytest.raises(UnsupportedOperation):
+        to_onnx(Apply(REFUSED[name]), (4, 4, 4))
+
+
+def test_truth_of_a_tensor_is_refused() -> None:
+    with pytest.raises(UnsupportedOperation, match="bool"):
+        to_onnx(Apply(truth), (1, 1, 1))
+
+
+KNOWN: dict[str, Callable[[Apply, Tensor], Tensor]] = {
+    "sum": lambda m, x: F.relu(x) + x,
+    "add": lambda m, x: x.add(m.conv(x)),
+    "add a constant": lambda m, x: x + torch.ones(1, 4, 1, 1),
+    "two norms": lambda m, x: m.norm(m.norm(m.conv(x))),
+    "same convolution twice": lambda m, x: m.norm(m.conv(m.norm(m.conv(x)))),
+    "in place activation": lambda m, x: F.relu(m.conv(x), inplace=True),
+    "queries": lambda m, x: x.view(x.size(0), x.shape[1], x.numel() // 4) if x.dim() == x.ndim else x,
+    "negative axes": lambda m, x: x.transpose(-1, 1),
+    "named axes": lambda m, x: x.transpose(dim0=1, dim1=2),
+    "linear": lambda m, x: m.linear(F.avg_pool2d(x, x.shape[2:]).flatten(1)),
+}
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_known_operations(name: str) -> None:
+    assert_equal(Apply(KNOWN[name]), (4, 4, 4))
+
+
+def test_convolution_with_everything() -> None:
+    assert_equal(nn.Conv2d(4, 8, (3, 5), (1, 2), (0, 3), (2, 1), 2), (4, 9, 8))
+
+
+def test_disagreement_is_relative_to_the_largest_output() -> None:
+    module = nn.Conv2d(3, 4, 1, bias=False)
+    model = to_onnx(module, (3, 5, 5))
+    assert disagreement(model, module, (3, 5, 5)) < 1e-6
+    with torch.no_grad():
+        module.weight.mul_(2)
+    assert disagreement(model, module, (3, 5, 5)) == pytest.approx(0.5, abs=1e-5)

@@ -1,0 +1,174 @@
+"""The front keeps what nothing beats, says why the rest fell out, and survives the disk."""
+
+import csv
+import random
+from pathlib import Path
+
+import pytest
+
+from latency.files import write_sealed
+from nas.delivery.front import SCHEMA_VERSION, Candidate, DeviceFront, Front, select
+from search_spaces.errors import InputError
+
+
+def candidate(identity: str, val_accuracy: float, measured_ms: float, test_accuracy: float = 0.5) -> Candidate:
+    return Candidate(
+        id=identity,
+        architecture=f"toy:{identity},x",
+        origin="search",
+        search_accuracy=0.5,
+        val_accuracy=val_accuracy,
+        test_accuracy=test_accuracy,
+        predicted_ms=1.0,
+        measured_ms=measured_ms,
+        measured_ms_low=measured_ms - 0.1,
+        measured_ms_high=measured_ms + 0.1,
+        macs=1_000_000,
+        params=1000,
+        onnx=f"models/{identity}.onnx",
+        onnx_sha256="0" * 64,
+        max_difference=1e-6,
+    )
+
+
+def split(finalists: list[Candidate], budget_ms: float | None = None) -> DeviceFront:
+    return select("cpu", {"cpu": "x"}, budget_ms, finalists)
+
+
+def ids(front: DeviceFront) -> tuple[list[str], dict[str, str]]:
+    return [c.id for c in front.candidates], {c.id: c.reason for c in front.rejected}
+
+
+FINALISTS = [
+    candidate("slow", 0.95, 9.0),
+    candidate("good", 0.90, 4.0),
+    candidate("worse", 0.88, 4.5),
+    candidate("fast", 0.80, 1.0),
+    candidate("same accuracy", 0.90, 4.1),
+    candidate("same latency", 0.70, 1.0),
+]
+
+
+def test_select() -> None:
+    front, rejected = ids(split(FINALISTS, 8.0))
+    assert front == ["fast", "good"]
+    assert rejected == {
+        "slow": "over the budget of 8.0 ms",
+        "worse": "dominated by good",
+        "same accuracy": "dominated by good",
+        "same latency": "dominated by fast",
+    }
+
+
+def test_select_without_a_budget() -> None:
+    front, rejected = ids(split(FINALISTS))
+    assert front == ["fast", "good", "slow"] and "slow" not in rejected
+
+
+def test_budget_itself_is_allowed() -> None:
+    assert ids(split([candidate("a", 0.5, 4.0)], 4.0)) == (["a"], {})
+
+
+def test_over_the_budget_dominates_nothing() -> None:
+    finalists = [candidate("over", 0.9, 4.001), candidate("under", 0.5, 4.0)]
+    assert ids(split(finalists, 4.0)) == (["under"], {"over": "over the budget of 4.0 ms"})
+
+
+def test_equal_points_are_named_once() -> None:
+    finalists = [candidate(name, 0.9, 2.0) for name in ("b", "a", "c")]
+    assert ids(split(finalists)) == (["a"], {"b": "dominated by a", "c": "dominated by a"})
+
+
+def test_test_accuracy_decides_nothing() -> None:
+    finalists = [candidate("a", 0.9, 2.0, test_accuracy=0.1), candidate("b", 0.8, 2.0, test_accuracy=0.99)]
+    assert ids(split(finalists))[0] == ["a"]
+
+
+def test_order_of_the_finalists_does_not_matter() -> None:
+    expected = split(FINALISTS, 8.0)
+    for seed in range(10):
+        assert split(random.Random(seed).sample(FINALISTS, len(FINALISTS)), 8.0) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_finalist_is_on_the_front_or_dominated_by_the_one_named(seed: int) -> None:
+    rng = random.Random(seed)
+    finalists = {str(i): candidate(str(i), rng.randint(0, 5) / 5, rng.randint(1, 6)) for i in range(12)}
+    front, rejected = ids(split(list(finalists.values()), 5.0))
+    assert sorted([*front, *rejected]) == sorted(finalists)
+    for name, reason in rejected.items():
+        if reason.startswith("over"):
+            assert finalists[name].measured_ms > 5
+            continue
+        better = finalists[reason.removeprefix("dominated by ")]
+        assert better.id in front
+        assert better.val_accuracy >= finalists[name].val_accuracy
+        assert better.measured_ms <= finalists[name].measured_ms
+    latencies = [finalists[name].measured_ms for name in front]
+    accuracies = [finalists[name].val_accuracy for name in front]
+    assert latencies == sorted(set(latencies)) and accuracies == sorted(set(accuracies))
+
+
+def test_nothing_to_select_from() -> None:
+    assert ids(split([], 4.0)) == ([], {})
+
+
+@pytest.fixture
+def front() -> Front:
+    other = select('board, "two"', {"cpu": "y"}, None, FINALISTS[:2])
+    return Front(
+        space="toy",
+        input_shape=(3, 8, 8),
+        data="photos",
+        data_digest="0" * 64,
+        classes=("café", "dog"),
+        devices=(split(FINALISTS, 8.0), other),
+    )
+
+
+def test_round_trip(front: Front, tmp_path: Path) -> None:
+    front.save(tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["front.csv", "front.json"]
+    assert Front.load(tmp_path / "run") == front
+
+
+def test_csv_has_a_row_per_finalist(front: Front, tmp_path: Path) -> None:
+    front.save(tmp_path)
+    with (tmp_path / "front.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["device", "status", *Candidate.model_fields]
+    assert [row["device"] for row in rows] == ["cpu"] * 6 + ['board, "two"'] * 2
+    assert [row["status"] for row in rows if row["device"] == "cpu"][:2] == ["front", "front"]
+    by_id = {row["id"]: row for row in rows if row["device"] == "cpu"}
+    assert by_id["worse"]["status"] == "dominated by good"
+    assert float(by_id["good"]["measured_ms"]) == 4.0 and by_id["good"]["architecture"] == "toy:good,x"
+
+
+def test_empty_front_has_a_header(tmp_path: Path, front: Front) -> None:
+    empty = front.model_copy(update={"devices": (split([], 1.0),)})
+    empty.save(tmp_path)
+    header = ",".join(["device", "status", *Candidate.model_fields])
+    assert (tmp_path / "front.csv").read_text() == header + "\n"
+    assert Front.load(tmp_path) == empty
+
+
+def test_damaged_fronts(front: Front, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"front .*front\.json does not exist"):
+        Front.load(tmp_path)
+    front.save(tmp_path)
+    path = tmp_path / "front.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="not valid JSON"):
+        Front.load(tmp_path)
+    path.write_bytes(whole.replace(b"0.9,", b"0.8,", 1))
+    with pytest.raises(InputError, match="checksum"):
+        Front.load(tmp_path)
+    body = front.model_dump(mode="json")
+    for changed in ({**body, "space": None}, {**body, "extra": 1}, {**body, "devices": [{}]}):
+        write_sealed(path, SCHEMA_VERSION, changed)
+        with pytest.raises(InputError, match="is damaged: "):
+            Front.load(tmp_path)
+    write_sealed(path, SCHEMA_VERSION + 1, body)
+    with pytest.raises(InputError, match="schema version"):
+        Front.load(tmp_path)
