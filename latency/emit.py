@@ -148,8 +148,8 @@ def _linear(r: _Recorder, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor |
     return r.node("Gemm", inputs, transB=1)
 
 
-def _avg_pool2d(r: _Recorder, out: Tensor, x: Tensor, kernel: Any) -> str:
-    if tuple(kernel) != tuple(x.shape[2:]):
+def _avg_pool2d(r: _Recorder, out: Tensor, x: Tensor, kernel: Any, *rest: Any, **options: Any) -> str:
+    if rest or options or kernel != x.shape[2:]:
         raise UnsupportedOperation("avg_pool2d of less than the whole feature map")
     return r.node("AveragePool", [r.name(x)], kernel_shape=list(kernel))
 

@@ -77,6 +77,8 @@ def read_sealed(path: Path, schema_version: int, what: str) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise InputError(f"{what} {path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror}") from None
     except ValueError:
         raise InputError(f"{what} {path} is damaged: not valid JSON; delete it to make it anew") from None
     if not isinstance(content, dict) or "schema_version" not in content:

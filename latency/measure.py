@@ -1,5 +1,6 @@
 """Measuring ONNX models on a device: interleaved rounds, resumable, with an interval for every number."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from latency import runner
 from latency.device import Device
 from latency.emit import to_onnx
-from latency.files import sha256
+from latency.files import sha256, write_text
 from search_spaces.block import Block, Network
 from search_spaces.operators import Classifier, ConvNormReLU, MBConv
 
@@ -79,13 +80,15 @@ class _Journal:
 
     def read(self) -> list[dict[str, Any]]:
         """Return the finished rounds, or start anew where the file is absent or of another job."""
-        lines = self._path.read_text().split("\n") if self._path.exists() else []
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
         rounds: list[dict[str, Any]] = []
         if lines and lines[0] == self._header:
-            # What follows the last line feed was cut off in the middle.
-            rounds = [json.loads(line) for line in lines[1:-1]]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("".join(f"{x}\n" for x in [self._header, *map(json.dumps, rounds)]))
+            for line in lines[1:]:
+                try:
+                    rounds.append(json.loads(line))
+                except ValueError:
+                    break  # cut off when the writer died
+        write_text(self._path, "".join(f"{x}\n" for x in [self._header, *map(json.dumps, rounds)]))
         return rounds
 
     def append(self, row: dict[str, Any]) -> None:
@@ -166,9 +169,12 @@ def _run(order: dict[str, Any]) -> Any:
         )  # fmt: skip
         assert program.stdin and program.stdout
         try:
-            program.stdin.write(json.dumps(order) + "\n")
-            program.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):  # it died at once; its last words follow below
+                program.stdin.write(json.dumps(order) + "\n")
+                program.stdin.flush()
             for line in program.stdout:
+                if not line.endswith("\n"):
+                    break  # it died in the middle of a line
                 row = json.loads(line)
                 if "done" in row:
                     return
@@ -178,6 +184,7 @@ def _run(order: dict[str, Any]) -> Any:
             last = (errors.read().strip().splitlines() or ["no message"])[-1]
             raise MeasuringFailed(f"the measuring program ended early: {last}")
         finally:
-            program.stdin.close()  # it ends when its input closes
+            with contextlib.suppress(BrokenPipeError):
+                program.stdin.close()  # it ends when its input closes
             program.wait()
             program.stdout.close()

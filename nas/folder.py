@@ -2,6 +2,7 @@
 
 import fcntl
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ from nas.config import SearchConfig
 from search_spaces.errors import InputError
 
 SCHEMA_VERSION = 1
+# Once one of these stages has run, the folder holds work that is worth keeping.
+_BEGUN = {"oracle", "search", "finalists"}
 _PACKAGES = ("nas", "torch", "onnx", "onnxruntime", "optuna", "ray", "scikit-learn", "numpy")
 
 
@@ -82,7 +85,7 @@ def open_folder(config: SearchConfig, command: str) -> Iterator[RunFolder]:
     Raises:
         InputError: it holds another search or other files, or another process is at work in it.
     """
-    path = config.out
+    path, existed = config.out, config.out.exists()
     if (path / "run.json").exists():
         record = read_record(path)
         _require_same(path, record["identity"], config.identity())
@@ -100,7 +103,20 @@ def open_folder(config: SearchConfig, command: str) -> Iterator[RunFolder]:
         record["commands"] = [*record["commands"], command]
         folder = RunFolder(path, record)
         folder.save()
-        yield folder
+        try:
+            yield folder
+        except InputError:
+            if len(record["commands"]) == 1 and not _BEGUN & record["stages"].keys():
+                _undo(path, existed)
+            raise
+
+
+def _undo(path: Path, existed: bool) -> None:
+    """Leave no trace of a search that never began, so that the corrected command can use the folder."""
+    for child in path.iterdir():
+        shutil.rmtree(child) if child.is_dir() else child.unlink()
+    if not existed:
+        path.rmdir()
 
 
 def _require_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

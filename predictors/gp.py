@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 
-def _maximise(objective: Any, start: NDArray, bounds: NDArray) -> tuple[NDArray, float]:
+def _optimise(objective: Any, start: NDArray, bounds: NDArray) -> tuple[NDArray, float]:
     # A few dozen steps find the length scales that matter; the rest of the optimum is flat.
     found = minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 30})
     return found.x, found.fun
@@ -39,7 +39,7 @@ class AccuracyGP(RegressorMixin, BaseEstimator):
         self.scaler_ = StandardScaler().fit(X)
         scales = RBF(np.full(X.shape[1], 2 * self.length_scale_floor), (self.length_scale_floor, 1e3))
         kernel = ConstantKernel(1.0, (1e-2, 1e2)) * scales + WhiteKernel(0.1, (1e-4, 1.0))
-        self.gp_ = GaussianProcessRegressor(kernel, alpha=1e-8, normalize_y=True, optimizer=_maximise)
+        self.gp_ = GaussianProcessRegressor(kernel, alpha=1e-8, normalize_y=True, optimizer=_optimise)
         with warnings.catch_warnings():
             # A length scale at its upper bound says that the feature does not matter, which is no fault.
             warnings.simplefilter("ignore", ConvergenceWarning)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 def naswot(network: nn.Module, images: Tensor) -> float:
     """Return the log-determinant of the Hamming kernel of ReLU patterns on ``images`` (N, C, H, W).
 
+    The network is put into training mode, and its batch norm sees the images: give one that is not used further.
     Higher means that the untrained network tells the images apart better (Mellor et al., Neural Architecture
     Search without Training, ICML 2021, equation 2).
     """
@@ -22,7 +23,7 @@ def naswot(network: nn.Module, images: Tensor) -> float:
     hooks = [m.register_forward_hook(add) for m in network.modules() if isinstance(m, nn.ReLU)]
     try:
         network.train()(images)
+        return float(np.linalg.slogdet(kernel.double().numpy())[1])
     finally:
         for hook in hooks:
             hook.remove()
-    return float(np.linalg.slogdet(kernel.double().numpy())[1])

@@ -114,7 +114,10 @@ class FBNetSpace(SearchSpace):
     @classmethod
     def default_shape(cls, macro: str) -> Shape:
         """Return the input shape (C, H, W) at which a macro-architecture is shown."""
-        side = _definitions()["macro"][macro]["side"]
+        known = _definitions()["macro"]
+        if macro not in known:
+            raise unknown("fbnet macro-architecture", macro, known)
+        side = known[macro]["side"]
         return 3, side, side
 
     @classmethod

@@ -11,7 +11,8 @@ from rich.table import Table
 from nas.delivery.front import Front
 from nas.run import Progress as Report
 
-console = Console(highlight=False, soft_wrap=True)
+_LOG_WIDTH = None if sys.stdout.isatty() else 120
+console = Console(highlight=False, soft_wrap=True, width=_LOG_WIDTH)
 # Progress is for eyes: it goes to standard error, so that standard output stays what a script expects.
 _status = Console(stderr=True, highlight=False)
 
@@ -25,7 +26,8 @@ class Terminal:
 
     def table(self, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
         """Show a table; numbers are aligned to the right."""
-        grid = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        console.print(title, style="bold", markup=False)
+        grid = Table(box=None, pad_edge=False)
         for position, column in enumerate(columns):
             grid.add_column(column, justify="left" if position == 0 else "right", overflow="fold")
         for row in rows:
@@ -43,12 +45,12 @@ class Terminal:
 
 def show_front(front: Front) -> None:
     """Print each device's front as a table; what is predicted and what was measured is said in the heads."""
-    columns = ["id", "val.", "test", "predicted", "measured", "90 % interval", "MMACs", "origin"]
+    columns = ["id", "val. %", "test %", "pred. ms", "meas. ms", "90 % interval", "MMACs", "origin"]
     for device in front.devices:
         rows = [
             [
-                c.id, f"{100 * c.val_accuracy:.2f} %", f"{100 * c.test_accuracy:.2f} %", f"{c.predicted_ms:.3g} ms",
-                f"{c.measured_ms:.3g} ms", f"{c.measured_ms_low:.3g}-{c.measured_ms_high:.3g}",
+                c.id, f"{100 * c.val_accuracy:.2f}", f"{100 * c.test_accuracy:.2f}", f"{c.predicted_ms:.3g}",
+                f"{c.measured_ms:.3g}", f"{c.measured_ms_low:.3g}-{c.measured_ms_high:.3g}",
                 f"{c.macs / 1e6:.3g}", c.origin,
             ]
             for c in device.candidates

@@ -5,7 +5,6 @@ import sys
 import traceback
 from collections.abc import Callable
 
-import click
 import typer
 
 from latency.measure import MeasuringFailed
@@ -14,6 +13,9 @@ from nas.run import RunFailed
 from nas.search.study import SearchFailed
 from nas.training.train import TrainingDiverged
 from search_spaces.errors import InputError
+
+# Typer brings its own copy of click: the error of a wrong command line is the parent of the one that it exports.
+_UsageError: type[typer.BadParameter] = typer.BadParameter.__mro__[1]
 
 # What is wrong with the place to write to, rather than with us.
 _PLACE = {
@@ -35,21 +37,19 @@ def _say(text: str) -> None:
 def exit_code(command: Callable[[], object]) -> int:
     """Run ``command`` and return the exit code that its end stands for."""
     try:
-        command()
+        code = command()
     except InputError as error:
         _say(str(error))
         return 2
-    except click.UsageError as error:
+    except _UsageError as error:
         _say(error.format_message())
         return 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _say("interrupted; the same command goes on from here")
         return 130
     except (RunFailed, SearchFailed, MeasuringFailed, ExportFailed, TrainingDiverged) as error:
         _say(str(error))
         return 1
-    except (click.exceptions.Exit, typer.Exit) as error:
-        return error.exit_code
     except OSError as error:
         if error.errno not in _PLACE:
             traceback.print_exc()
@@ -59,4 +59,4 @@ def exit_code(command: Callable[[], object]) -> int:
     except Exception:
         traceback.print_exc()
         return 1
-    return 0
+    return code if isinstance(code, int) else 0

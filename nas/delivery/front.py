@@ -22,7 +22,7 @@ class Candidate(BaseModel):
     ``max_difference`` is the largest absolute difference of PyTorch and ONNX Runtime outputs.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     id: str
     architecture: str

@@ -1,12 +1,14 @@
 """The search: ask for a candidate, evaluate it if it is feasible, tell the result. One Optuna study."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study, StudyDirection
@@ -61,7 +63,9 @@ def open_study(journal: Path, devices: Sequence[str]) -> Study:
         directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE for _ in devices]],
         load_if_exists=True,
     )
-    study.set_metric_names(["accuracy", *[f"predicted_ms {device}" for device in devices]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        study.set_metric_names(["accuracy", *[f"predicted_ms {device}" for device in devices]])
     return study
 
 

@@ -66,9 +66,7 @@ def test_port_in_use_is_one_line_and_leaves_the_journal_alone(journal):
     before = journal.read_bytes()
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(
-            InputError, match=rf"^port {port} cannot be used \(.+\); choose another with --port$"
-        ):
+        with pytest.raises(InputError, match=rf"^port {port} cannot be used \(.+\); choose another with --port$"):
             serve(journal, "flowers", {"cpu": _figure(3)}, port)
     assert journal.read_bytes() == before
     assert list(journal.parent.iterdir()) == [journal]

@@ -51,9 +51,7 @@ def test_every_evaluated_trial_is_drawn_once_and_no_other(trials, device_front):
         assert list(trace.x) == pytest.approx(expected["predicted_ms"].tolist())
         assert list(trace.y) == pytest.approx((100 * expected["accuracy"]).tolist())
         assert not any(math.isnan(value) for value in (*trace.x, *trace.y))
-    assert (
-        "Not drawn: 12 over the budget and never evaluated, 1 predicted outside" in figure.layout.title.text
-    )
+    assert "Not drawn: 12 over the budget and never evaluated, 1 predicted outside" in figure.layout.title.text
 
 
 def test_finalists_are_drawn_where_they_were_measured(trials, device_front):

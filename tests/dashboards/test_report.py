@@ -70,9 +70,7 @@ def page(front, trials, tmp_path):
 
 
 def test_page_loads_nothing_from_elsewhere(page):
-    assert not [
-        tag for tag, attributes in page.tags if tag in ("link", "img", "iframe") or "src" in attributes
-    ]
+    assert not [tag for tag, attributes in page.tags if tag in ("link", "img", "iframe") or "src" in attributes]
     assert all(not re.match(r"(\w+:|//)", link["href"]) for link in page.all("a"))
 
 

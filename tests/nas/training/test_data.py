@@ -67,9 +67,7 @@ def test_seed_decides_the_split_and_nothing_else_does(photos: Path) -> None:
     first, again, other = (load_dataset(str(photos), None, seed) for seed in (0, 0, 1))
     assert same(first, again)
     assert other.digest != first.digest
-    assert (
-        load_dataset(str(photos), 8, 0).train.images[:, 0, 0].tolist() == first.train.images[:, 0, 0].tolist()
-    )
+    assert load_dataset(str(photos), 8, 0).train.images[:, 0, 0].tolist() == first.train.images[:, 0, 0].tolist()
 
 
 def test_split_is_the_same_in_another_process(digits: Dataset) -> None:
@@ -226,9 +224,7 @@ def test_augment_needs_an_rng() -> None:
 def test_augmented_images_are_shifts_and_only_colour_is_flipped(channels: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (16, 16, channels), np.uint8)
     split = Split(np.repeat(image[None], 300, 0), np.zeros(300, np.int64))
-    found, _ = next(
-        batches(split, (0.0,) * channels, (1 / 255,) * channels, 300, np.random.default_rng(0), True)
-    )
+    found, _ = next(batches(split, (0.0,) * channels, (1 / 255,) * channels, 300, np.random.default_rng(0), True))
     padded = np.pad(image, ((2, 2), (2, 2), (0, 0)), "reflect")
     shifts = {padded[y : y + 16, x : x + 16].tobytes() for y in range(5) for x in range(5)}
     flips = {padded[y : y + 16, x : x + 16][:, ::-1].tobytes() for y in range(5) for x in range(5)}

@@ -51,9 +51,7 @@ def png(value: int) -> bytes:
     return file.getvalue()
 
 
-def parquet(
-    root: Path, image: str = "image", label: str = "label", labels: Any = None, **metadata: Any
-) -> Path:
+def parquet(root: Path, image: str = "image", label: str = "label", labels: Any = None, **metadata: Any) -> Path:
     for part in ("train", "test"):
         rows = [{"bytes": png(value), "path": None} for value in range(10)]
         table = pa.table({image: rows, label: [0, 1] * 5 if labels is None else labels})
@@ -122,17 +120,13 @@ def test_npz_is_read_as_it_is(tmp_path: Path) -> None:
 
 
 def test_labels_without_names_are_numbered(tmp_path: Path) -> None:
-    data = load_dataset(
-        str(npz(tmp_path, y_train=np.arange(10) % 2 * 4 + 3, y_test=np.array([7, 3, 3, 7]))), None, 0
-    )
+    data = load_dataset(str(npz(tmp_path, y_train=np.arange(10) % 2 * 4 + 3, y_test=np.array([7, 3, 3, 7]))), None, 0)
     assert data.classes == ("3", "7")
     assert data.test.labels.tolist() == [1, 0, 0, 1]
 
 
 def test_parquet_with_and_without_names(tmp_path: Path) -> None:
-    features = (
-        '{"info":{"features":{"img":{"_type":"Image"},"label":{"names":["a","b"],"_type":"ClassLabel"}}}}'
-    )
+    features = '{"info":{"features":{"img":{"_type":"Image"},"label":{"names":["a","b"],"_type":"ClassLabel"}}}}'
     data = load_dataset(str(parquet(tmp_path, "img", huggingface=features)), None, 0)
     assert data.classes == ("a", "b")
     assert data.test.images[:, 0, 0, 0].tolist() == list(range(10))
@@ -222,9 +216,7 @@ def blank_image(root: Path) -> Path:
 
 def damaged_row(root: Path) -> Path:
     rows = [{"bytes": png(0) if number else b"text", "path": None} for number in range(4)]
-    pq.write_table(
-        pa.table({"image": rows, "label": [0, 1, 0, 1]}), parquet(root) / "test-00000-of-00001.parquet"
-    )
+    pq.write_table(pa.table({"image": rows, "label": [0, 1, 0, 1]}), parquet(root) / "test-00000-of-00001.parquet")
     return root
 
 
@@ -272,9 +264,7 @@ def damaged_row(root: Path) -> Path:
         (damaged_row, r"cannot decode image 0 of test of .* \(not an image\)"),
     ],
 )
-def test_errors_are_one_line_and_nothing_is_written(
-    make: Callable[[Path], Path], message: str, tmp_path: Path
-) -> None:
+def test_errors_are_one_line_and_nothing_is_written(make: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(InputError, match=message) as caught:
         load_dataset(str(make(tmp_path / "data")), None, 0, tmp_path / "cache")
