@@ -14,6 +14,12 @@ from nas.delivery.front import Candidate, DeviceFront
 Point = tuple[float, float]  # latency in ms, accuracy in %
 
 
+def short_count(count: int) -> str:
+    """Return a count with three significant digits, as in ``19.9 k`` or ``1.62 M``."""
+    unit, name = (1e6, "M") if count >= 999_500 else (1e3, "k")
+    return f"{count / unit:.3g} {name}" if count < 1e9 else f"{count / 1e6:,.0f} M"
+
+
 @dataclass(frozen=True)
 class Style:
     """How a mark looks: diameter ``size`` in px, Plotly ``symbol`` and matplotlib ``marker`` alike."""
@@ -96,7 +102,7 @@ def _hover(row: dict[str, Any], finalist: Candidate | None) -> str:
     lines = textwrap.wrap(str(row["architecture"]).replace(",", ", "), width=60)
     text = [f"<b>{html.escape(str(row['id']))}</b> · {html.escape(str(row['origin']))}"]
     text += [html.escape(line.replace(", ", ",")) for line in lines]
-    text.append(f"{row['macs'] / 1e6:,.1f} M MACs · {row['params'] / 1e6:,.2f} M parameters")
+    text.append(f"{short_count(row['macs'])} MACs · {short_count(row['params'])} parameters")
     text.append(f"predicted: {row['predicted_ms']:.3f} ms, {100 * row['accuracy']:.2f} %")
     if finalist is None:
         text.append("measured: no, not a finalist")

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from dashboards.figures import front_figure, front_png
+from dashboards.picture import short_count
 from latency.files import produce, write_text
 from nas.delivery.front import Candidate, DeviceFront, Front
 
@@ -91,8 +92,8 @@ def _row(first: str, candidate: Candidate) -> str:
         f"{100 * candidate.test_accuracy:.2f} %",
         f"{candidate.predicted_ms:.3f}",
         f"{candidate.measured_ms:.3f} {interval}",
-        f"{candidate.macs / 1e6:,.1f} M",
-        f"{candidate.params / 1e6:,.2f} M",
+        short_count(candidate.macs),
+        short_count(candidate.params),
     )
     cells = [
         html.escape(first),

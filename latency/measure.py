@@ -80,7 +80,8 @@ class _Journal:
 
     def read(self) -> list[dict[str, Any]]:
         """Return the finished rounds, or start anew where the file is absent or of another job."""
-        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        # What follows the last line feed was cut off.
+        lines = self._path.read_text().split("\n")[:-1] if self._path.exists() else []
         rounds: list[dict[str, Any]] = []
         if lines and lines[0] == self._header:
             for line in lines[1:]:

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from nas.search.samplers import SamplerKind
 from nas.training.oracle import OracleKind
@@ -45,6 +46,13 @@ class SearchConfig(BaseModel):
         """Return what makes this search the search it is; the rest may change when it is resumed."""
         free = {"out", "trials", "finalists", "workers", "ray", "table", "accept_table"}
         return {**self.model_dump(mode="json", exclude=free), "data": str(_place(self.data))}
+
+    @field_validator("device")
+    @classmethod
+    def _each_once(cls, device: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(device)) < len(device):
+            raise PydanticCustomError("repeated", "each device may be given once")
+        return device
 
     @classmethod
     def checked(cls, **values: object) -> "SearchConfig":

@@ -86,6 +86,8 @@ def open_folder(config: SearchConfig, command: str) -> Iterator[RunFolder]:
         InputError: it holds another search or other files, or another process is at work in it.
     """
     path, existed = config.out, config.out.exists()
+    if existed and not path.is_dir():
+        raise InputError(f"--out {path} is a file; give an empty or new folder")
     if (path / "run.json").exists():
         record = read_record(path)
         _require_same(path, record["identity"], config.identity())

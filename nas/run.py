@@ -111,24 +111,35 @@ class _Run:
         return Task(space, config.data, size, self.folder.cache, config.seed, supernet, Recipe(epochs))
 
     def _target(self, space: SearchSpace, device: Device) -> Target:
-        path = self.config.table or self.folder.table(device.name)
-        if path.exists() or self.config.table:
-            table = LatencyTable.load(path)
-            table.require(device, space.name, space.input_shape, space.classes)
-        else:
-            with self.console.progress(f"measuring blocks on {device.name}") as progress:
-                table = build_table(space, device, path, progress=progress)
+        table = self._table(space, device)
         report = table.quality.lines()
         self.folder.record["report"][f"latency table of {device.name}, on unseen networks"] = report
         self.console.say(f"latency table of {device.name}: {table.quality.text()}")
         if not table.quality.good and not self.config.accept_table:
             raise InputError(
                 f"the latency table of {device.name} is too far off for a search ({table.quality.text()}); measure "
-                f"again on a quieter machine (delete {path}), or search all the same with --accept-table"
+                "again on a quieter machine, or search all the same with --accept-table"
             )
         target = Target(space, table, self.config.budget_ms)
         self._require_reachable(target)
         return target
+
+    def _table(self, space: SearchSpace, device: Device) -> LatencyTable:
+        """Return the run's own table; the one of --table becomes it, so that the run stays whole by itself."""
+        path, given = self.folder.table(device.name), self.config.table
+        if given is not None:
+            table = LatencyTable.load(given)
+            if path.exists() and LatencyTable.load(path) != table:
+                raise InputError(f"{self.folder.path} was begun with another table than {given}; leave --table out")
+            table.require(device, space.name, space.input_shape, space.classes)
+            table.save(path)
+        elif path.exists():
+            table = LatencyTable.load(path)
+            table.require(device, space.name, space.input_shape, space.classes)
+        else:
+            with self.console.progress(f"measuring blocks on {device.name}") as progress:
+                table = build_table(space, device, path, progress=progress)
+        return table
 
     def _require_reachable(self, target: Target) -> None:
         limit = target.predict_ms(fastest(target.space, target.predict_ms, self.config.seed))

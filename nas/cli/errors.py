@@ -54,7 +54,7 @@ def exit_code(command: Callable[[], object]) -> int:
         if error.errno not in _PLACE:
             traceback.print_exc()
             return 1
-        _say(f"cannot write {error.filename or 'a file'}: {error.strerror}")
+        _say(f"cannot write{f' {error.filename}' if error.filename else ''}: {error.strerror}")
         return 2
     except Exception:
         traceback.print_exc()

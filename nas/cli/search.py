@@ -7,9 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from dashboards import board
-from dashboards.figures import front_figure
-from dashboards.report import write_report
 from nas.cli.app import Config, Data, Device, Input, Json, Seed, Space, app
 from nas.cli.console import Terminal, console, show_front
 from nas.config import SearchConfig
@@ -26,6 +23,8 @@ RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that --o
 
 
 def _write_report(folder: Path, record: dict[str, Any]) -> Path:
+    from dashboards.report import write_report  # figures take a second to import, and most commands show none
+
     front = Front.load(folder)
     study = read_study(folder / "study.journal")
     trials = {device.device: trials_table(study, device.device) for device in front.devices}
@@ -100,6 +99,9 @@ def dashboard(
     config: Config = None,
 ) -> None:
     """Open the study of a run in Optuna Dashboard, on this machine alone, until Ctrl-C."""
+    from dashboards import board
+    from dashboards.figures import front_figure
+
     read_record(run)
     figures = {}
     if (run / "front.json").exists():

@@ -1,5 +1,6 @@
 """Executors: where candidates are evaluated. In this process, or on Ray workers; the results are the same."""
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -49,6 +50,8 @@ def one_thread() -> None:
 def _attempt(work: Work, key: Hashable, job: Any) -> Outcome:
     try:
         return Outcome(key, work(job))
+    except OSError:
+        raise  # a full disk is no fault of the candidate
     except Exception as error:
         return Outcome(key, error=f"{type(error).__name__}: {error}")
 
@@ -103,9 +106,9 @@ class RayWorkers:
         self._ray = ray
         self.slots = slots
         if not ray.is_initialized():
-            cpus = None if address else slots
+            own = {} if address else {"include_dashboard": False}
             try:
-                ray.init(address, num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=40)
+                ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
             except (ConnectionError, ValueError) as error:
                 reason = str(error).splitlines()[0]
                 raise InputError(f"no Ray cluster answers at {address}: {reason}") from None
@@ -132,7 +135,10 @@ class RayWorkers:
         (done,), _ = self._ray.wait(list(self._running), num_returns=1)
         self._idle.append(self._running.pop(done))
         self._start()
-        outcome: Outcome = self._ray.get(done)
+        try:
+            outcome: Outcome = self._ray.get(done)
+        except self._ray.exceptions.RayTaskError as error:
+            raise error.cause from None
         return outcome
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from latency.files import write_bytes
+from latency.files import sha256, write_bytes
 from nas.training.data import Dataset, Split, batches
 from search_spaces.errors import InputError
 
@@ -52,30 +52,41 @@ class TrainingDiverged(RuntimeError):
     """The loss became infinite or undefined."""
 
 
-def _save(path: Path, state: Mapping[str, Tensor], epoch: int, recipe: Recipe, seed: int) -> None:
-    metadata = {"schema_version": "1", "epoch": str(epoch), "recipe": json.dumps([asdict(recipe), seed])}
+def _job(state: Mapping[str, Tensor], data: Dataset, recipe: Recipe, seed: int) -> str:
+    """Return what a checkpoint must agree in: another network or other data give other weights."""
+    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
+    return sha256(json.dumps([shapes, data.digest, asdict(recipe), seed], sort_keys=True).encode())
+
+
+def _save(path: Path, state: Mapping[str, Tensor], epoch: int, job: str) -> None:
+    metadata = {"schema_version": "1", "epoch": str(epoch), "job": job}
     content = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     write_bytes(path, save(content, metadata))
 
 
-def _resume(path: Path, state: Mapping[str, Tensor], recipe: Recipe, seed: int) -> int:
+def _resume(path: Path, state: Mapping[str, Tensor], job: str) -> int:
     """Load a checkpoint into ``state`` and return its number of finished epochs; 0 where there is none.
 
     Raises:
-        InputError: the checkpoint is damaged or was made with another recipe.
+        InputError: the checkpoint is damaged or of another job.
     """
     if not path.exists():
         return 0
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            if metadata["recipe"] != json.dumps([asdict(recipe), seed]):
-                raise InputError(f"checkpoint {path} was made with another recipe; delete it to start anew")
+            if metadata["job"] != job:
+                raise InputError(
+                    f"checkpoint {path} was made with another network, other data or another recipe; "
+                    "delete it to start anew"
+                )
             with torch.no_grad():
                 for name, tensor in state.items():
                     tensor.copy_(file.get_tensor(name))
             return int(metadata["epoch"])
-    except (SafetensorError, KeyError, TypeError):
+    except InputError:
+        raise
+    except (SafetensorError, KeyError, TypeError, ValueError):
         raise InputError(f"checkpoint {path} is damaged; delete it to start anew") from None
 
 
@@ -96,11 +107,12 @@ def fit(
 
     Raises:
         TrainingDiverged: the loss is no longer finite.
-        InputError: ``checkpoint`` is damaged or was made with another recipe.
+        InputError: ``checkpoint`` is damaged or was made with another network, other data or another recipe.
     """
     momenta = {f"momentum.{name}": torch.zeros_like(p) for name, p in parameters.items()}
     state: dict[str, Tensor] = {**parameters, **buffers, **momenta}
-    first = _resume(checkpoint, state, recipe, seed) if checkpoint else 0
+    job = _job(state, data, recipe, seed)
+    first = _resume(checkpoint, state, job) if checkpoint else 0
     optimiser = torch.optim.SGD(
         parameters.values(), recipe.learning_rate, 0.9, weight_decay=recipe.weight_decay, nesterov=True
     )
@@ -116,7 +128,7 @@ def fit(
             optimiser.param_groups[0]["lr"] = rate
             _step(optimiser, parameters, loss(images.to(device()), labels.to(device()), rng), recipe.clip)
         if checkpoint:
-            _save(checkpoint, state, epoch + 1, recipe, seed)
+            _save(checkpoint, state, epoch + 1, job)
         progress(epoch + 1, recipe.epochs)
 
 
