@@ -26,7 +26,7 @@ class SearchConfig(BaseModel):
     out: Path
     space: str = "fbnet"
     device: tuple[str, ...] = ("cpu",)
-    budget_ms: float | None = Field(None, gt=0)
+    budget_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
     trials: int = Field(100, ge=2)
     input: str | None = None
     oracle: OracleKind = "supernet"

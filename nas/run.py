@@ -70,6 +70,7 @@ class _Run:
     def __init__(self, config: SearchConfig, folder: RunFolder, console: Console) -> None:
         self.config, self.folder, self.console = config, folder, console
         self.devices = [Device.parse(name) for name in config.device]
+        folder.record["devices"] = [device.fingerprint() for device in self.devices]
 
     def run(self) -> Front:
         one_thread()
@@ -92,7 +93,8 @@ class _Run:
 
     def _load_data(self) -> Dataset:
         config = self.config
-        data = load_dataset(config.data, parse_input(config.input), config.seed, self.folder.cache)
+        with self.console.progress("reading the images"):
+            data = load_dataset(config.data, parse_input(config.input), config.seed, self.folder.cache)
         digest = self.folder.record.setdefault("data_digest", data.digest)
         if digest != data.digest:
             raise InputError(f"--data {config.data} has changed since {self.folder.path} was begun; use another --out")
@@ -174,8 +176,10 @@ class _Run:
     def _map(self, title: str, factory: Callable[[], Work], jobs: list[Architecture]) -> list[Any]:
         """Run one job per architecture and return the values in order."""
         values: dict[str, Any] = {}
-        executor = self._executor(factory)
+        if not jobs:
+            return []
         with self.console.progress(title) as progress:
+            executor = self._executor(factory)
             try:
                 for job in jobs:
                     executor.submit(job.id, job)
@@ -198,8 +202,8 @@ class _Run:
         study = open_study(self.folder.journal, config.device)
         study.sampler = make_sampler(config.sampler, task.space, targets, config.seed)
         enqueue(study, first_candidates(task.space, targets, config.trials, config.seed))
-        executor = self._executor(partial(_rating_work, task, config))
         with self.console.progress(f"searching ({config.sampler})") as progress:
+            executor = self._executor(partial(_rating_work, task, config))
             try:
                 Driver(study, task.space, targets, executor, config.trials, progress).run()
             finally:
@@ -275,7 +279,8 @@ def _candidate(space: SearchSpace, rated: Evaluated, device: int, trained: Train
 def _spread(space: SearchSpace, target: Target, count: int, seed: int) -> list[Architecture]:
     candidates = first_candidates(space, [target], 10**6, seed + 1)
     networks = [architecture for architecture, origin in candidates if origin == "random"]
-    return networks[:: max(1, len(networks) // count)][:count]
+    picks = np.linspace(0, len(networks) - 1, min(count, len(networks))).round().astype(int)
+    return [networks[i] for i in picks]
 
 
 def _rating_work(task: Task, config: SearchConfig) -> Work:

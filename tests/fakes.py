@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from optuna.study import Study
+
 from latency.device import DEVICES
 from latency.table import BlockLatency, LatencyTable, Quality
 from nas.search.executor import InProcess, Work
@@ -56,10 +58,14 @@ def run_study(
     study.sampler = make_sampler(kind, space, targets, seed)
     enqueue(study, first_candidates(space, targets, trials, seed))
     Driver(study, space, targets, InProcess(factory), trials).run()
-    return told(journal)
+    return _told(study)
 
 
 def told(journal: Path) -> list[Told]:
     """Return what the study in ``journal`` holds: number, state, parameters, values, user attributes."""
-    trials = open_study(journal, ["cpu"]).get_trials(deepcopy=False)
+    return _told(open_study(journal, ["cpu"]))
+
+
+def _told(study: Study) -> list[Told]:
+    trials = study.get_trials(deepcopy=False)
     return [(t.number, t.state.name, t.params, t.values, t.user_attrs) for t in trials]

@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -31,11 +31,16 @@ def _load_settings(context: typer.Context, path: Path | None) -> Path | None:
         raise InputError(f"--config {path}: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"--config {path} is no TOML: {error}") from None
-    known = {parameter.name for parameter in context.command.params if parameter.name} - {"config", "help"}
+    options = {parameter.name: parameter for parameter in context.command.params if parameter.name}
+    known = set(options) - {"config", "help"}
     for key in values:
         if key.replace("-", "_") not in known:
             raise unknown(f"key in {path}:", key, [name.replace("_", "-") for name in known])
-    context.default_map = {key.replace("-", "_"): value for key, value in values.items()}
+    context.default_map = {}
+    for key, value in values.items():
+        option = options[key.replace("-", "_")]
+        single = getattr(option, "multiple", False) and not isinstance(value, list)
+        context.default_map[str(option.name)] = [value] if single else value
     return path
 
 

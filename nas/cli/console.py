@@ -36,9 +36,13 @@ class Terminal:
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Report]:
-        """Show a bar as long as the context is open; in a log, a line at its end."""
+        """Show a bar as long as the context is open; it pulses until the total is known. In a log, show a line."""
+        if not sys.stderr.isatty():
+            _status.print(f"{title} ...", markup=False)
+            yield lambda done, total: None
+            return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=_status, transient=False, disable=not sys.stderr.isatty()) as bars:
+        with Progress(*columns, console=_status, transient=True) as bars:
             bar = bars.add_task(title, total=None)
             yield lambda done, total: bars.update(bar, completed=done, total=total)
 
@@ -59,7 +63,7 @@ def show_front(front: Front) -> None:
         Terminal().table(f"Front on {device.device}{budget}", columns, rows)
         for rejected in device.rejected:
             console.print(
-                f"not on the front: {rejected.id} ({100 * rejected.val_accuracy:.2f} %, "
+                f"not on the front: {rejected.id} ({rejected.origin}, {100 * rejected.val_accuracy:.2f} %, "
                 f"{rejected.measured_ms:.3g} ms measured): {rejected.reason}",
                 markup=False,
             )

@@ -1,6 +1,7 @@
 """From exceptions to exit codes and one line for the user."""
 
 import errno
+import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -25,6 +26,7 @@ _PLACE = {
     errno.EROFS,
     errno.EDQUOT,
     errno.ENOTDIR,
+    errno.EEXIST,
     errno.EISDIR,
     errno.ENAMETOOLONG,
 }
@@ -45,10 +47,12 @@ def exit_code(command: Callable[[], object]) -> int:
         _say(error.format_message())
         return 2
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted; the same command goes on from here")
-        return 130
+        code = 130
     except (RunFailed, SearchFailed, MeasuringFailed, ExportFailed, TrainingDiverged) as error:
         _say(str(error))
+        return 1
+    except BrokenPipeError:  # the reader has seen enough, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         if error.errno not in _PLACE:
@@ -59,4 +63,6 @@ def exit_code(command: Callable[[], object]) -> int:
     except Exception:
         traceback.print_exc()
         return 1
+    if code == 130:  # Typer turns Ctrl-C into this code by itself
+        _say("interrupted; the same command goes on from here")
     return code if isinstance(code, int) else 0

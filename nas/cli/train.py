@@ -32,7 +32,8 @@ def train(
 ) -> None:
     """Train one architecture from scratch and export it; the same command again resumes."""
     one_thread()
-    images = load_dataset(data, parse_input(input), seed, out / "data")
+    with Terminal().progress("reading the images"):
+        images = load_dataset(data, parse_input(input), seed, out / "data")
     chosen = make_space(space, images.input_shape, len(images.classes))
     architecture = chosen.parse(arch)
     task = Task(chosen, data, parse_input(input), out / "data", seed, None, Recipe(epochs))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -86,10 +87,20 @@ class _Worker:
 
     def __init__(self, factory: Callable[[], Work]) -> None:
         one_thread()
-        self._work = factory()
+        self._factory = factory
+        self._work: Work | None = None
 
     def run(self, key: Hashable, job: Any) -> Outcome:
+        if self._work is None:  # not earlier, as Ray hides what fails while an actor is made
+            self._work = self._factory()
         return _attempt(self._work, key, job)
+
+
+def _knock(address: str | None) -> None:
+    """Raise OSError where nothing listens at host:port: Ray would try for minutes and then end the process."""
+    host, _, port = (address or "").rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 class RayWorkers:
@@ -108,15 +119,17 @@ class RayWorkers:
         if not ray.is_initialized():
             own = {} if address else {"include_dashboard": False}
             try:
+                _knock(address)
                 ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-            except (ConnectionError, ValueError) as error:
+            except (OSError, ValueError) as error:
                 reason = str(error).splitlines()[0]
                 raise InputError(f"no Ray cluster answers at {address}: {reason}") from None
         available = int(ray.cluster_resources().get("CPU", 0))
         if available < slots:
             raise InputError(f"the Ray cluster has {available} CPUs, too few for {slots} workers")
         remote = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(_Worker)
-        self._idle = [remote.remote(factory) for _ in range(slots)]
+        self._make_worker = lambda: remote.remote(factory)
+        self._idle = [self._make_worker() for _ in range(slots)]
         self._running: dict[Any, Any] = {}
         self._waiting: deque[tuple[Hashable, Any]] = deque()
 
@@ -128,22 +141,27 @@ class RayWorkers:
     def _start(self) -> None:
         while self._idle and self._waiting:
             worker = self._idle.pop()
-            self._running[worker.run.remote(*self._waiting.popleft())] = worker
+            key, job = self._waiting.popleft()
+            self._running[worker.run.remote(key, job)] = (worker, key)
 
     def next(self) -> Outcome:
         """Wait for the first job to end."""
         (done,), _ = self._ray.wait(list(self._running), num_returns=1)
-        self._idle.append(self._running.pop(done))
-        self._start()
+        worker, key = self._running.pop(done)
         try:
             outcome: Outcome = self._ray.get(done)
         except self._ray.exceptions.RayTaskError as error:
+            self._idle.append(worker)
             raise error.cause from None
+        except self._ray.exceptions.RayActorError:
+            worker, outcome = self._make_worker(), Outcome(key, error="its worker died several times")
+        self._idle.append(worker)
+        self._start()
         return outcome
 
     def close(self) -> None:
         """Stop the workers; a cluster that was there before stays."""
-        for worker in [*self._idle, *self._running.values()]:
+        for worker in [*self._idle, *(worker for worker, _ in self._running.values())]:
             self._ray.kill(worker)
         self._idle, self._running = [], {}
 

@@ -48,6 +48,9 @@ def open_study(journal: Path, devices: Sequence[str]) -> Study:
 
     The caller must be the journal's only writer. What a killed writer left behind is mended: a lock, and a
     last line that was cut off.
+
+    Raises:
+        InputError: the journal is damaged elsewhere.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     journal.with_name(journal.name + ".lock").unlink(missing_ok=True)
@@ -57,12 +60,15 @@ def open_study(journal: Path, devices: Sequence[str]) -> Study:
         if whole < len(content):
             with journal.open("rb+") as file:
                 file.truncate(whole)
-    study = optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(journal))),
-        study_name=STUDY_NAME,
-        directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE for _ in devices]],
-        load_if_exists=True,
-    )
+    try:
+        study = optuna.create_study(
+            storage=JournalStorage(JournalFileBackend(str(journal))),
+            study_name=STUDY_NAME,
+            directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE for _ in devices]],
+            load_if_exists=True,
+        )
+    except (ValueError, KeyError, TypeError):
+        raise InputError(f"{journal} is damaged; delete it to search anew") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         study.set_metric_names(["accuracy", *[f"predicted_ms {device}" for device in devices]])
@@ -79,7 +85,7 @@ def read_study(journal: Path) -> Study:
         raise InputError(f"{journal} does not exist: the run has not come to its search")
     try:
         return optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(JournalFileBackend(str(journal))))
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(f"{journal} is damaged: it holds no study") from None
 
 
@@ -142,9 +148,11 @@ def first_candidates(
 
 def enqueue(study: Study, candidates: Sequence[tuple[Architecture, str]]) -> None:
     """Put ``candidates`` before the sampler's own trials; those that are in the study already stay as they are."""
-    present = sum("origin" in trial.user_attrs for trial in study.get_trials(deepcopy=False))
-    for architecture, origin in candidates[present:]:
-        study.enqueue_trial(dict(architecture.decisions), user_attrs={"origin": origin})
+    present = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
+    for architecture, origin in candidates:
+        decisions = dict(architecture.decisions)
+        if decisions not in present:
+            study.enqueue_trial(decisions, user_attrs={"origin": origin})
 
 
 @dataclass

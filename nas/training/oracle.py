@@ -1,7 +1,7 @@
 """Oracles: what rates an architecture during the search."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
@@ -40,6 +40,10 @@ class Task:
     seed: int
     supernet: Path | None
     supernet_recipe: Recipe
+
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the decoded data behind: a worker maps it from the cache instead of receiving a copy."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -1,0 +1,95 @@
+"""What every oracle must do: rate in [0, 1], the same for the same architecture, and better than chance."""
+
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+from nas.training.oracle import AccuracyOracle, OracleKind, SupernetOracle, Task, TrainOracle, make_oracle
+from nas.training.supernet import Supernet
+from nas.training.train import Recipe
+from search_spaces.architecture import Architecture
+from search_spaces.fbnet import FBNetSpace
+
+SPACE = FBNetSpace((1, 8, 8), 10)
+BIG = SPACE.parse("k5_e6,k3_e6,k3_e6,k5_e6,k3_e6,k5_e6,k3_e6,k3_e6")
+SMALL = SPACE.parse("k3_e1,k3_e1_g2,skip,k3_e1,skip,k3_e1,skip,skip")
+MIDDLE = SPACE.parse("skip,k3_e3,skip,k5_e1,skip,k3_e3,k3_e1,k5_e1_g2")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    folder = tmp_path_factory.mktemp("task")
+    found = Task(SPACE, "digits", None, folder / "data", 0, folder / "supernet.safetensors", Recipe(10))
+    assert found.supernet is not None
+    Supernet(SPACE, 0).fit(found.dataset, found.supernet_recipe, 0, found.supernet, lambda *_: None)
+    return found
+
+
+@pytest.fixture(params=get_args(OracleKind), scope="module")
+def kind(request: pytest.FixtureRequest) -> OracleKind:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def oracle(kind: OracleKind, task: Task) -> AccuracyOracle:
+    return make_oracle(kind, task, 2)
+
+
+@pytest.fixture(scope="module")
+def ratings(oracle: AccuracyOracle) -> dict[Architecture, float]:
+    return {architecture: oracle.rate(architecture) for architecture in (BIG, SMALL, MIDDLE)}
+
+
+def test_kinds(oracle: AccuracyOracle, kind: OracleKind) -> None:
+    assert isinstance(oracle, {"supernet": SupernetOracle, "train": TrainOracle}[kind])
+
+
+def test_ratings_are_shares_of_the_rating_split(ratings: dict[Architecture, float], task: Task) -> None:
+    images = len(task.rating_split)
+    for rating in ratings.values():
+        assert 0 <= rating <= 1 and rating * images == pytest.approx(round(rating * images))
+
+
+def test_same_rating_in_any_order_and_at_any_time(
+    oracle: AccuracyOracle, ratings: dict[Architecture, float], kind: OracleKind, task: Task
+) -> None:
+    torch.manual_seed(12345)
+    torch.rand(10)
+    for architecture in (MIDDLE, MIDDLE, SMALL, BIG):
+        assert oracle.rate(architecture) == ratings[architecture]
+    # As another worker makes it, from what it is sent.
+    other = make_oracle(kind, pickle.loads(pickle.dumps(task)), 2)
+    assert other.rate(SMALL) == ratings[SMALL]
+
+
+def test_big_network_is_better_than_chance(ratings: dict[Architecture, float]) -> None:
+    assert ratings[BIG] > 0.2
+
+
+def test_rating_split_is_a_fixed_sample_of_validation(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(task.rating_split) == len(task.dataset.val)
+    monkeypatch.setattr("nas.training.oracle.RATING_IMAGES", 50)
+    one, other = (Task(SPACE, "digits", None, task.cache, 0, None, Recipe(1)).rating_split for _ in range(2))
+    assert len(one) == 50 and (one.images == other.images).all() and (one.labels == other.labels).all()
+
+
+def test_task_travels_without_its_images(task: Task) -> None:
+    assert len(task.dataset.train) > 0
+    content = pickle.dumps(task)
+    assert len(content) < 50_000
+    travelled = pickle.loads(content)
+    assert replace(travelled, space=SPACE) == task and travelled.space.name == SPACE.name
+    assert travelled.dataset.digest == task.dataset.digest
+
+
+def test_fresh_networks_depend_on_seed_and_architecture_alone(task: Task, tmp_path: Path) -> None:
+    first = task.fresh(SMALL).state_dict()
+    torch.rand(3)
+    again = task.fresh(SMALL).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    other = Task(SPACE, "digits", None, tmp_path, 1, None, Recipe(1)).fresh(SMALL).state_dict()
+    assert not torch.equal(first["layers.0.conv.weight"], other["layers.0.conv.weight"])

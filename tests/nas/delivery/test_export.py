@@ -1,0 +1,122 @@
+"""Delivered ONNX files work in ONNX Runtime alone, say what they are, and compute what was trained."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from nas.delivery import export as module
+from nas.delivery.export import TOLERANCE, ExportFailed, export, file_metadata, largest_difference
+from search_spaces.fbnet import FBNetSpace
+
+SPACE = FBNetSpace((3, 8, 12), 5)
+ARCHITECTURE = SPACE.parse("k3_e1,k3_e6,skip,k5_e1_g2,skip,k5_e3,k3_e1,k3_e3")
+CLASSES = ("café", "dog", "bird", "a, b", "x")
+METADATA = file_metadata(ARCHITECTURE.text, CLASSES, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    built = SPACE.build(ARCHITECTURE).train()
+    with torch.no_grad():
+        built(3 * torch.randn(16, *SPACE.input_shape) + 1)  # running statistics of their own
+    return built
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(6, *SPACE.input_shape)
+
+
+def test_difference_is_small_and_measured(network: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "models" / "net.onnx"
+    difference = export(network, SPACE.input_shape, path, METADATA, images)
+    assert 0 <= difference <= TOLERANCE
+    assert difference == largest_difference(network, path.read_bytes(), images)
+    assert [found.name for found in path.parent.iterdir()] == ["net.onnx"]
+    assert not network.training
+
+
+def test_runs_in_onnx_runtime_alone(network: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    export(network, SPACE.input_shape, path, METADATA, images)
+    np.save(tmp_path / "image.npy", images[:1].numpy())
+    code = (
+        "import json, sys, numpy as np, onnxruntime as ort\n"
+        "session = ort.InferenceSession(sys.argv[1], providers=['CPUExecutionProvider'])\n"
+        "(scores,) = session.run(['scores'], {'input': np.load(sys.argv[2])})\n"
+        "assert 'torch' not in sys.modules\n"
+        "properties = session.get_modelmeta().custom_metadata_map\n"
+        "print(json.dumps([scores.tolist(), {key: json.loads(value) for key, value in properties.items()}]))\n"
+    )
+    command = [sys.executable, "-c", code, str(path), str(tmp_path / "image.npy")]
+    output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    scores, properties = json.loads(output)
+    with torch.no_grad():
+        expected = network(images[:1]).numpy()
+    np.testing.assert_allclose(scores, expected, atol=TOLERANCE)
+    assert {key: properties[key] for key in METADATA} == {
+        "architecture": ARCHITECTURE.text,
+        "classes": list(CLASSES),
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.4, 0.5, 0.6],
+    }
+
+
+def test_shapes_and_names_in_the_file(network: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
+    export(network, SPACE.input_shape, tmp_path / "net.onnx", METADATA, images)
+    graph = onnx.load(tmp_path / "net.onnx").graph
+    (given,), (found,) = graph.input, graph.output
+    assert (given.name, [d.dim_value for d in given.type.tensor_type.shape.dim]) == ("input", [1, 3, 8, 12])
+    assert (found.name, [d.dim_value for d in found.type.tensor_type.shape.dim]) == ("scores", [1, 5])
+
+
+@pytest.mark.parametrize("change", [0.5, float("nan"), float("inf")])
+def test_file_that_computes_something_else_is_not_delivered(
+    change: float, network: nn.Module, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = module._exported
+
+    def tampered(*arguments: object) -> onnx.ModelProto:
+        model = exported(*arguments)  # type: ignore[arg-type]
+        bias = next(i for i in model.graph.initializer if list(i.dims) == [5])
+        values = onnx.numpy_helper.to_array(bias) + np.float32(change)
+        bias.CopyFrom(onnx.numpy_helper.from_array(values, bias.name))
+        return model
+
+    monkeypatch.setattr(module, "_exported", tampered)
+    with pytest.raises(ExportFailed, match=r"PyTorch and ONNX Runtime differ by .*, more than 1e-03"):
+        export(network, SPACE.input_shape, tmp_path / "net.onnx", METADATA, images)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_invalid_file_is_not_delivered(
+    network: nn.Module, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = module._exported
+
+    def broken(*arguments: object) -> onnx.ModelProto:
+        model = exported(*arguments)  # type: ignore[arg-type]
+        del model.graph.node[0]
+        return model
+
+    monkeypatch.setattr(module, "_exported", broken)
+    with pytest.raises(ExportFailed, match="no valid ONNX"):
+        export(network, SPACE.input_shape, tmp_path / "net.onnx", METADATA, images)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_failure_leaves_the_old_file(
+    network: nn.Module, images: torch.Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "net.onnx").write_bytes(b"old")
+    monkeypatch.setattr(module, "largest_difference", lambda *_: float("nan"))
+    with pytest.raises(ExportFailed):
+        export(network, SPACE.input_shape, tmp_path / "net.onnx", METADATA, images)
+    assert (tmp_path / "net.onnx").read_bytes() == b"old"

@@ -1,0 +1,80 @@
+"""The Gaussian-process sampler beats chance, needs no state but the study, and falls back where nothing is left."""
+
+from pathlib import Path
+from statistics import median
+
+import optuna
+import pytest
+from fakes import made_up_accuracy, made_up_table, run_study
+from toy_space import ToySpace
+
+from nas.search.pareto import hypervolume
+from nas.search.samplers import make_sampler
+from nas.search.samplers.gp import FIRST_FIT, GPSampler
+from nas.search.study import Target, fastest, open_study
+from search_spaces.fbnet import FBNetSpace
+from search_spaces.space import enumerate_architectures
+
+SPACE = FBNetSpace((1, 8, 8), 10)
+BUDGET_MS = 0.24
+
+
+def gained(folder: Path, kind: str, seed: int, trials: int = 40) -> float:
+    found = run_study(folder / f"{kind}{seed}", kind, SPACE, BUDGET_MS, trials, seed)  # type: ignore[arg-type]
+    points = [(values[0], values[1]) for *_, values, attrs in found if attrs["evaluated"] and values]
+    return hypervolume(points, 0.4, BUDGET_MS)
+
+
+def test_gp_beats_random(tmp_path: Path) -> None:
+    gp, random = (median(gained(tmp_path, kind, seed) for seed in range(3)) for kind in ("gp", "random"))
+    assert gp > 1.02 * random
+
+
+def test_proposal_is_a_function_of_seed_number_and_trials(tmp_path: Path) -> None:
+    run_study(tmp_path / "j", "random", SPACE, None, 15)
+    predict = Target(SPACE, made_up_table(SPACE), None).predict_ms
+    proposals = []
+    for seed in (0, 0, 1):
+        sampler = GPSampler(SPACE, [predict], [BUDGET_MS], seed)
+        proposals.append(sampler.propose(open_study(tmp_path / "j", ["cpu"]), 15))
+    assert proposals[0] == proposals[1] != proposals[2]
+
+
+def test_too_few_ratings_are_not_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.search.samplers.gp.AccuracyGP", None)
+    predict = Target(SPACE, made_up_table(SPACE), None).predict_ms
+    sampler = GPSampler(SPACE, [predict], [BUDGET_MS], 0)
+    run_study(tmp_path / "j", "random", SPACE, None, FIRST_FIT - 1)
+    assert predict(sampler.propose(open_study(tmp_path / "j", ["cpu"]), 50)) <= BUDGET_MS
+    run_study(tmp_path / "j", "random", SPACE, None, FIRST_FIT)
+    with pytest.raises(TypeError):
+        sampler.propose(open_study(tmp_path / "j", ["cpu"]), 50)
+
+
+def test_equal_ratings_can_be_fitted(tmp_path: Path) -> None:
+    trials = run_study(tmp_path / "j", "gp", SPACE, BUDGET_MS, 24, factory=lambda: lambda architecture: 0.1)
+    assert {str(trial[1]) for trial in trials} == {"COMPLETE"}
+
+
+def test_space_that_is_used_up(tmp_path: Path) -> None:
+    toy = ToySpace((1, 8, 8), 10)
+    trials = run_study(tmp_path / "j", "gp", toy, None, 40)
+    every = {architecture.id for architecture in enumerate_architectures(toy)}
+    assert {str(trial[4]["id"]) for trial in trials} == every
+
+
+def test_budget_that_only_a_few_keep(tmp_path: Path) -> None:
+    predict = Target(SPACE, made_up_table(SPACE), None).predict_ms
+    limit = 1.02 * predict(fastest(SPACE, predict, 0))
+    trials = run_study(tmp_path / "j", "gp", SPACE, limit, 20)
+    assert len(trials) == 20 and any(trial[4]["evaluated"] for trial in trials)
+
+
+def test_a_decision_outside_the_proposal_is_our_own_bug(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "j", ["cpu"])
+    study.sampler = make_sampler("gp", SPACE, [Target(SPACE, made_up_table(SPACE), None)], 0)
+    trial = study.ask()
+    with pytest.raises(RuntimeError, match="no decision 'elsewhere'"):
+        trial.suggest_categorical("elsewhere", ["a", "b"])
+    assert made_up_accuracy(SPACE.decide(lambda name, known: str(trial.suggest_categorical(name, known)))) > 0
+    assert isinstance(study.sampler, optuna.samplers.BaseSampler)

@@ -1,0 +1,274 @@
+"""The study on disk, the first candidates, and a driver that outlives a failing oracle."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from fakes import made_up_accuracy, made_up_table, run_study, told
+from optuna.trial import TrialState
+from toy_space import ToySpace
+
+from nas.search.executor import InProcess, Outcome
+from nas.search.record import evaluated_trials, trials_table
+from nas.search.samplers import make_sampler
+from nas.search.study import (
+    FAILURES_IN_A_ROW,
+    STUDY_NAME,
+    Driver,
+    SearchFailed,
+    Target,
+    enqueue,
+    fastest,
+    first_candidates,
+    open_study,
+    read_study,
+)
+from search_spaces.architecture import Architecture
+from search_spaces.errors import InputError
+from search_spaces.fbnet import FBNetSpace
+from search_spaces.space import SearchSpace, enumerate_architectures
+
+SPACE = FBNetSpace((1, 8, 8), 10)
+TOY = ToySpace((1, 8, 8), 10)
+BUDGET_MS = 0.24
+
+
+def target(space: SearchSpace, budget_ms: float | None = None) -> Target:
+    return Target(space, made_up_table(space), budget_ms)
+
+
+def test_torn_last_line_and_stale_lock_are_mended(tmp_path: Path) -> None:
+    journal = tmp_path / "study.journal"
+    before = run_study(journal, "random", TOY, None, 6)
+    whole = journal.read_bytes()
+    with journal.open("ab") as file:
+        file.write(b'{"op_code": 6, "wor')
+    (tmp_path / "study.journal.lock").symlink_to("nowhere")
+    assert told(journal) == before
+    assert journal.read_bytes()[: len(whole)] == whole
+    assert not (tmp_path / "study.journal.lock").is_symlink()
+    assert len(run_study(journal, "random", TOY, None, 8)) == 8
+
+
+def test_journal_that_is_one_torn_line(tmp_path: Path) -> None:
+    journal = tmp_path / "study.journal"
+    journal.write_bytes(b'{"op_code": 0, "work')
+    assert len(open_study(journal, ["cpu"]).trials) == 0
+
+
+def test_directions_and_names(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "j", ["cpu", "board"])
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
+    assert study.metric_names == ["accuracy", "predicted_ms cpu", "predicted_ms board"]
+    assert open_study(tmp_path / "j", ["cpu", "board"]).study_name == STUDY_NAME
+
+
+def test_reading_a_study(tmp_path: Path) -> None:
+    run_study(tmp_path / "j", "random", TOY, None, 4)
+    assert len(read_study(tmp_path / "j").trials) == 4
+    with pytest.raises(InputError, match="does not exist"):
+        read_study(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    for content in (b"", b"nonsense\n", b"{}\n", b"[1]\n", b"\xff\xfe\n"):
+        (tmp_path / "bad").write_bytes(content)
+        with pytest.raises(InputError, match="damaged"):
+            read_study(tmp_path / "bad")
+        if content:
+            with pytest.raises(InputError, match="bad is damaged; delete it to search anew"):
+                open_study(tmp_path / "bad", ["cpu"])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fastest_is_that_of_all(seed: int) -> None:
+    every = list(enumerate_architectures(TOY))
+    for predict in (target(TOY).predict_ms, lambda a: -target(TOY).predict_ms(a), made_up_accuracy):
+        assert predict(fastest(TOY, predict, seed)) == min(predict(a) for a in every)
+
+
+def test_fastest_of_a_large_space_is_the_fastest_of_each_layer() -> None:
+    table = made_up_table(SPACE)
+    costs = [
+        min(table.sum_ms([block]) if block.key in table.blocks else 0.0 for block in row) for row in SPACE.positions()
+    ]
+    best = table.predict_ms(SPACE.blocks(fastest(SPACE, target(SPACE).predict_ms, 0)))
+    assert best == pytest.approx(table.offset_ms + table.slope * sum(costs))
+
+
+@pytest.mark.parametrize("trials", [2, 5, 12, 40, 100])
+@pytest.mark.parametrize("budget_ms", [None, BUDGET_MS])
+def test_first_candidates(trials: int, budget_ms: float | None) -> None:
+    found = first_candidates(SPACE, [target(SPACE, budget_ms)], trials, 0)
+    assert 1 <= len(found) <= trials // 2
+    assert len({architecture.id for architecture, _ in found}) == len(found)
+    assert {origin for _, origin in found} <= {"random", "baseline"}
+    family = SPACE.baseline_family()
+    assert all((architecture in family) == (origin == "baseline") for architecture, origin in found)
+    latencies = [target(SPACE).predict_ms(architecture) for architecture, _ in found]
+    assert budget_ms is None or max(latencies) <= budget_ms
+    assert found == first_candidates(SPACE, [target(SPACE, budget_ms)], trials, 0)
+
+
+def test_first_candidates_are_spread_over_latency() -> None:
+    found = first_candidates(SPACE, [target(SPACE)], 100, 0)
+    logs = [math.log(target(SPACE).predict_ms(a)) for a, _ in found]
+    # One per tenth of the range, unless it is of the family, so that steps are at most two tenths.
+    assert np.diff(sorted(logs)).max() <= 2.01 * (max(logs) - min(logs)) / 8
+    assert 5 <= sum(origin == "random" for _, origin in found) <= 10
+    assert sum(origin == "baseline" for _, origin in found) == len(SPACE.baseline_family())
+
+
+def test_every_device_has_to_be_kept() -> None:
+    loose, tight = target(SPACE, 1.0), target(SPACE, BUDGET_MS)
+    for architecture, _ in first_candidates(SPACE, [loose, tight], 100, 0):
+        assert tight.predict_ms(architecture) <= BUDGET_MS
+
+
+def test_enqueuing_resumes_without_doubling(tmp_path: Path) -> None:
+    candidates = first_candidates(SPACE, [target(SPACE)], 40, 0)
+    study = open_study(tmp_path / "j", ["cpu"])
+    enqueue(study, candidates[:3])
+    for _ in range(2):
+        enqueue(open_study(tmp_path / "j", ["cpu"]), candidates)
+    trials = open_study(tmp_path / "j", ["cpu"]).trials
+    assert [t.system_attrs["fixed_params"] for t in trials] == [dict(a.decisions) for a, _ in candidates]
+    assert [t.user_attrs["origin"] for t in trials] == [origin for _, origin in candidates]
+    assert {t.state for t in trials} == {TrialState.WAITING}
+
+
+def test_longer_search_gets_no_candidate_twice(tmp_path: Path) -> None:
+    run_study(tmp_path / "j", "random", SPACE, None, 6)
+    attrs = [trial[4] for trial in run_study(tmp_path / "j", "random", SPACE, None, 60)]
+    first = [a["id"] for a in attrs if "origin" in a]
+    assert len(set(first)) == len(first) > 10
+
+
+class Broken:
+    """Work that fails as long as ``broken`` is set."""
+
+    def __init__(self) -> None:
+        self.broken = True
+        self.calls = 0
+
+    def __call__(self, architecture: Architecture) -> float:
+        self.calls += 1
+        if self.broken:
+            raise RuntimeError("no more\nmemory")
+        return made_up_accuracy(architecture)
+
+
+def test_search_stops_after_failures_in_a_row_and_goes_on_when_mended(tmp_path: Path) -> None:
+    work = Broken()
+    with pytest.raises(SearchFailed, match="5 evaluations in a row failed, the last with RuntimeError: no more"):
+        run_study(tmp_path / "j", "gp", SPACE, None, 20, factory=lambda: work)
+    failed = [trial for trial in told(tmp_path / "j") if trial[1] == "FAIL"]
+    assert work.calls == len(failed) == FAILURES_IN_A_ROW
+    assert all("no more" in str(trial[4]["error"]) for trial in failed)
+    work.broken = False
+    trials = run_study(tmp_path / "j", "gp", SPACE, None, 20, factory=lambda: work)
+    assert [trial[1] for trial in trials].count("COMPLETE") == 20 - FAILURES_IN_A_ROW and len(trials) == 20
+
+
+def test_failures_now_and_then_do_not_stop_the_search(tmp_path: Path) -> None:
+    calls = 0
+
+    def work(architecture: Architecture) -> float:
+        nonlocal calls
+        calls += 1
+        if calls % 3:
+            raise ValueError("bad luck")
+        return 0.5
+
+    trials = run_study(tmp_path / "j", "random", SPACE, None, 15, factory=lambda: work)
+    assert [trial[1] for trial in trials].count("FAIL") == 10
+
+
+class Slow:
+    """An executor of several slots whose jobs end in reverse order."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.waiting: list[tuple[object, Architecture]] = []
+        self.rated: list[str] = []
+
+    def submit(self, key: object, job: Architecture) -> None:
+        assert len(self.waiting) < self.slots
+        self.waiting.append((key, job))
+
+    def next(self) -> Outcome:
+        key, job = self.waiting.pop()
+        self.rated.append(job.id)
+        return Outcome(key, made_up_accuracy(job))  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("kind", ["gp", "random", "tpe", "nsga2"])
+def test_several_slots(kind: str, tmp_path: Path) -> None:
+    study, executor = open_study(tmp_path / "j", ["cpu"]), Slow(4)
+    targets = [target(TOY)]
+    study.sampler = make_sampler(kind, TOY, targets, 0)  # type: ignore[arg-type]
+    Driver(study, TOY, targets, executor, 30).run()
+    assert len(study.trials) == 30 and {t.state for t in study.trials} == {TrialState.COMPLETE}
+    assert len(set(executor.rated)) == len(executor.rated)
+    for trial in study.trials:
+        assert trial.values[0] == made_up_accuracy(TOY.parse(trial.user_attrs["architecture"]))
+
+
+def test_progress_counts_finished_trials(tmp_path: Path) -> None:
+    shown: list[tuple[int, int]] = []
+    study, targets = open_study(tmp_path / "j", ["cpu"]), [target(TOY)]
+    study.sampler = optuna.samplers.RandomSampler(seed=0)
+    Driver(study, TOY, targets, InProcess(lambda: made_up_accuracy), 5, lambda *done: shown.append(done)).run()
+    assert shown[0] == (0, 5) and shown[-1] == (5, 5) and shown == sorted(shown)
+
+
+def test_several_devices(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "j", ["cpu", "board"])
+    slow = made_up_table(SPACE, "board").model_copy(update={"slope": 2.0})
+    targets = [Target(SPACE, made_up_table(SPACE), BUDGET_MS), Target(SPACE, slow, 1.5 * BUDGET_MS)]
+    study.sampler = make_sampler("gp", SPACE, targets, 0)
+    enqueue(study, first_candidates(SPACE, targets, 16, 0))
+    Driver(study, SPACE, targets, InProcess(lambda: made_up_accuracy), 16).run()
+    for trial in study.trials:
+        architecture = SPACE.parse(trial.user_attrs["architecture"])
+        assert trial.values[1:] == [t.predict_ms(architecture) for t in targets]
+        assert trial.user_attrs["feasible"] and set(trial.constraints) == {"budget cpu", "budget board"}
+    assert [len(rated.ms) for rated in evaluated_trials(study, SPACE)] == [2] * len(evaluated_trials(study, SPACE))
+    boards = trials_table(study, "board")["predicted_ms"]
+    assert boards.tolist() == [trial.values[2] for trial in study.trials]
+
+
+def test_trials_table(tmp_path: Path) -> None:
+    run_study(tmp_path / "j", "random", SPACE, BUDGET_MS, 24)
+    study = open_study(tmp_path / "j", ["cpu"])
+    table = trials_table(study, "cpu")
+    assert list(table.columns) == [
+        "trial", "id", "architecture", "origin", "evaluated", "feasible", "accuracy", "predicted_ms", "macs", "params",
+    ]  # fmt: skip
+    assert table["trial"].tolist() == list(range(24))
+    assert set(table["origin"]) == {"random", "baseline", "search"}
+    assert (table["accuracy"].isna() == ~table["evaluated"]).all() and table["evaluated"].nunique() == 2
+    assert (table["feasible"] == (table["predicted_ms"] <= BUDGET_MS)).all()
+    for _, row in table.iterrows():
+        architecture = SPACE.parse(row["architecture"])
+        assert (row["id"], row["macs"], row["params"]) == (
+            architecture.id, SPACE.macs(architecture), SPACE.params(architecture),
+        )  # fmt: skip
+
+
+def test_trials_table_of_an_empty_study(tmp_path: Path) -> None:
+    table = trials_table(open_study(tmp_path / "j", ["cpu"]), "cpu")
+    assert len(table) == 0 and "predicted_ms" in table.columns
+
+
+def test_evaluated_trials_name_each_architecture_once(tmp_path: Path) -> None:
+    run_study(tmp_path / "j", "random", TOY, None, 40)
+    rated = evaluated_trials(open_study(tmp_path / "j", ["cpu"]), TOY)
+    assert len({r.architecture.id for r in rated}) == len(rated) < 40
+    assert [r.number for r in rated] == sorted(r.number for r in rated)
+    for each in rated:
+        assert each.accuracy == made_up_accuracy(each.architecture)
+        assert each.ms == (target(TOY).predict_ms(each.architecture),)

@@ -1,0 +1,117 @@
+"""Settings are checked once, every error names its flag, and the identity of a search is what decides its result."""
+
+from pathlib import Path
+
+import pytest
+
+from nas.config import SPACES, SearchConfig, make_space, parse_input, parse_shape
+from search_spaces.block import Shape
+from search_spaces.errors import InputError
+from search_spaces.fbnet import FBNetSpace
+
+BASE = {"data": "digits", "out": Path("run")}
+
+
+def test_defaults_are_valid() -> None:
+    config = SearchConfig.checked(**BASE)
+    assert (config.space, config.device, config.oracle, config.sampler) == ("fbnet", ("cpu",), "supernet", "gp")
+    assert config.budget_ms is None and config.table is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "flag"),
+    [
+        ("budget_ms", 0, "--budget-ms"),
+        ("budget_ms", -1.0, "--budget-ms"),
+        ("budget_ms", float("nan"), "--budget-ms"),
+        ("budget_ms", float("inf"), "--budget-ms"),
+        ("budget_ms", "fast", "--budget-ms"),
+        ("trials", 1, "--trials"),
+        ("trials", 2.5, "--trials"),
+        ("seed", -1, "--seed"),
+        ("finalists", 0, "--finalists"),
+        ("supernet_steps", 0, "--supernet-steps"),
+        ("proxy_epochs", 0, "--proxy-epochs"),
+        ("final_epochs", 0, "--final-epochs"),
+        ("rank_networks", -1, "--rank-networks"),
+        ("workers", 0, "--workers"),
+        ("oracle", "guess", "--oracle"),
+        ("sampler", "best", "--sampler"),
+        ("device", ("cpu", "cpu"), "--device"),
+        ("accept_table", "perhaps", "--accept-table"),
+        ("colour", "red", "--colour"),
+    ],
+)
+def test_value_out_of_range_names_its_flag(field: str, value: object, flag: str) -> None:
+    with pytest.raises(InputError) as error:
+        SearchConfig.checked(**{**BASE, field: value})
+    text = str(error.value)
+    assert text.startswith(f"{flag}: ") and repr(value) in text and "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, None), ("64", 64), ("64x64", 64), ("3x64x64", (3, 64, 64)), ("1x8x12", (1, 8, 12)), ("1000", 1000)],
+)
+def test_parse_input(text: str | None, expected: Shape | int | None) -> None:
+    assert parse_input(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "64x", "x64", "-3", "3x0x64", "1x2x3x4", "64 x 64", "abc", "3,64,64", "64x32", "64X64", "٣"]
+)
+def test_what_is_no_input_shape(text: str) -> None:
+    with pytest.raises(InputError, match="--input"):
+        parse_input(text)
+    with pytest.raises(InputError, match="--input"):
+        parse_shape(text)
+
+
+def test_parse_shape_assumes_colour() -> None:
+    assert [parse_shape(text) for text in ("32", "32x32", "1x8x8")] == [(3, 32, 32), (3, 32, 32), (1, 8, 8)]
+
+
+CHANGEABLE = {
+    "out": Path("elsewhere"), "trials": 7, "finalists": 2, "workers": 3, "ray": "auto", "table": Path("t.json"),
+    "accept_table": True,
+}  # fmt: skip
+DECISIVE = {
+    "data": "other", "space": "other", "device": ("board",), "budget_ms": 3.0, "input": "16", "oracle": "train",
+    "sampler": "random", "seed": 1, "supernet_steps": 5, "proxy_epochs": 5, "final_epochs": 5, "rank_networks": 0,
+}  # fmt: skip
+
+
+def test_identity_is_what_decides_the_result() -> None:
+    assert CHANGEABLE.keys() | DECISIVE.keys() == set(SearchConfig.model_fields)
+    identity = SearchConfig.checked(**BASE).identity()
+    assert SearchConfig.checked(**{**BASE, **CHANGEABLE}).identity() == identity
+    for field, value in DECISIVE.items():
+        changed = SearchConfig.checked(**{**BASE, field: value}).identity()
+        assert {key for key in identity if identity[key] != changed[key]} == {field}
+
+
+def test_identity_of_data_is_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "photos").mkdir()
+    monkeypatch.chdir(tmp_path)
+    one, other = (SearchConfig.checked(data=d, out=tmp_path).identity() for d in ("photos", str(tmp_path / "photos")))
+    assert one == other
+
+
+def test_make_space() -> None:
+    assert set(SPACES) == {"fbnet"}
+    space = make_space("fbnet", (1, 8, 8), 10)
+    assert isinstance(space, FBNetSpace) and (space.name, space.classes) == ("fbnet/small-8", 10)
+    assert make_space("fbnet", None, 1000, "fbnet_a").name == "fbnet/imagenet-1504"
+    assert make_space("fbnet", None, 10).input_shape == (3, 224, 224)
+    assert make_space("fbnet", None, 10, "fbnet/small-28:skip").input_shape == (3, 28, 28)
+
+
+def test_unknown_spaces_and_sizes() -> None:
+    with pytest.raises(InputError, match="unknown space 'fbnett'; did you mean 'fbnet'"):
+        make_space("fbnett", None, 10)
+    with pytest.raises(InputError, match="unknown space"):
+        make_space("ofa", (3, 32, 32), 10)
+    with pytest.raises(InputError, match="it takes 8 to 4096 px"):
+        make_space("fbnet", (3, 4, 4), 10)
+    with pytest.raises(InputError, match="macro-architecture"):
+        make_space("fbnet", None, 10, "fbnet/small-9:skip")

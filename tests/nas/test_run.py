@@ -1,0 +1,277 @@
+"""A whole search in miniature: complete, resumable, extendable; and (slow) killed in the middle of every stage."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from fakes import made_up_table, told
+
+from latency.measure import Protocol
+from latency.table import LatencyTable
+from nas.config import SearchConfig
+from nas.delivery import finalists as finalists_module
+from nas.delivery.front import Front
+from nas.folder import open_folder, read_record
+from nas.run import Progress, RunFailed, run_search
+from search_spaces.errors import InputError
+from search_spaces.fbnet import FBNetSpace
+
+SPACE = FBNetSpace((1, 8, 8), 10)
+
+
+class Quiet:
+    """A console that remembers."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.bars: dict[str, list[tuple[int, int]]] = {}
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def table(self, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
+        for row in rows:
+            assert len(row) == len(columns)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Progress]:
+        steps = self.bars.setdefault(title, [])
+        yield lambda done, total: steps.append((done, total))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_measurements() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finalists_module, "PROTOCOL", Protocol(rounds=3, calls=1))
+        yield
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("table") / "cpu.json"
+    made_up_table(SPACE).save(path)
+    return path
+
+
+def search(out: Path, table: Path | None, **changes: Any) -> tuple[Front, Quiet]:
+    settings: dict[str, Any] = {
+        "trials": 12, "supernet_steps": 60, "finalists": 2, "final_epochs": 2, "rank_networks": 2, "proxy_epochs": 1,
+    }  # fmt: skip
+    config = SearchConfig.checked(data="digits", out=out, table=table, **{**settings, **changes})
+    console = Quiet()
+    with open_folder(config, "nas search") as folder:
+        front = run_search(config, folder, console)
+        folder.save()
+    return front, console
+
+
+@pytest.fixture(scope="module")
+def run(table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Front]:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return out, search(out, table)[0]
+
+
+def test_front_is_on_disk(run: tuple[Path, Front]) -> None:
+    out, front = run
+    assert Front.load(out) == front
+    assert front.space == SPACE.name and front.classes == tuple("0123456789")
+    (device,) = front.devices
+    assert device.device == "cpu" and len(device.candidates) >= 1
+    assert 2 <= len(device.candidates) + len(device.rejected) <= 3
+    for candidate in (*device.candidates, *device.rejected):
+        architecture = SPACE.parse(candidate.architecture)
+        assert candidate.predicted_ms == LatencyTable.load(out / "tables" / "cpu.json").predict_ms(
+            SPACE.blocks(architecture)
+        )
+        assert candidate.macs == SPACE.macs(architecture) and candidate.measured_ms > 0
+
+
+def test_delivered_networks_run(run: tuple[Path, Front]) -> None:
+    out, front = run
+    for candidate in front.devices[0].candidates:
+        session = ort.InferenceSession(str(out / candidate.onnx), providers=["CPUExecutionProvider"])
+        (scores,) = session.run(["scores"], {"input": np.zeros((1, 1, 8, 8), np.float32)})
+        assert scores.shape == (1, 10) and np.isfinite(scores).all()
+
+
+def test_study_and_record(run: tuple[Path, Front]) -> None:
+    out, _ = run
+    trials = told(out / "study.journal")
+    assert len(trials) == 12 and {trial[1] for trial in trials} == {"COMPLETE"}
+    record = read_record(out)
+    assert list(record["stages"]) == ["data", "table", "oracle", "rank check", "search", "finalists", "front"]
+    assert len(record["report"]) == 3
+    assert record["data_digest"] == Front.load(out).data_digest
+
+
+def files(out: Path) -> dict[str, tuple[bytes, int]]:
+    """Return content and time of change of what must not be made again."""
+    kept = [*out.glob("models/*"), *out.glob("finalists/*"), *out.glob("measured/*"), out / "supernet.safetensors"]
+    kept += [out / "ranks.json"]
+    return {str(path.relative_to(out)): (path.read_bytes(), path.stat().st_mtime_ns) for path in kept}
+
+
+def test_again_does_nothing_anew(run: tuple[Path, Front]) -> None:
+    out, front = run
+    before, trials = files(out), told(out / "study.journal")
+    again, console = search(out, None)
+    assert again == front and files(out) == before and told(out / "study.journal") == trials
+    assert console.bars["training the supernet"][0] == console.bars["training the supernet"][-1]
+    assert len(read_record(out)["commands"]) == 2
+
+
+def test_more_trials_extend(run: tuple[Path, Front]) -> None:
+    out, _ = run
+    before, trials = files(out), told(out / "study.journal")
+    search(out, None, trials=15)
+    extended = told(out / "study.journal")
+    assert extended[:12] == trials and len(extended) == 15
+    after = files(out)
+    assert all(after[name] == before[name] for name in before if not name.startswith("measured/"))
+
+
+def test_same_seed_same_search_elsewhere(run: tuple[Path, Front], table: Path, tmp_path: Path) -> None:
+    _, front = run
+    other, _ = search(tmp_path / "other", table)
+    assert told(tmp_path / "other" / "study.journal") == told(run[0] / "study.journal")[:12]
+
+    def trained(found: Front) -> dict[str, tuple[float, str]]:
+        device = found.devices[0]
+        return {c.id: (c.val_accuracy, c.onnx_sha256) for c in (*device.candidates, *device.rejected)}
+
+    assert trained(other) == trained(front)
+
+
+def test_oracle_that_trains(table: Path, tmp_path: Path) -> None:
+    front, _ = search(tmp_path / "run", table, oracle="train", trials=4, finalists=1, sampler="random", budget_ms=0.2)
+    assert not (tmp_path / "run" / "supernet.safetensors").exists()
+    assert front.devices[0].budget_ms == 0.2
+
+
+def test_bad_table_stops_unless_accepted(table: Path, tmp_path: Path) -> None:
+    found = LatencyTable.load(table)
+    found.model_copy(update={"quality": found.quality.model_copy(update={"spearman": 0.1})}).save(tmp_path / "t.json")
+    with pytest.raises(InputError, match="--accept-table"):
+        search(tmp_path / "run", tmp_path / "t.json")
+    assert not (tmp_path / "run").exists()
+    accepted = {"accept_table": True, "oracle": "train", "trials": 2, "finalists": 1, "final_epochs": 1}
+    search(tmp_path / "run", tmp_path / "t.json", **accepted)
+
+
+def test_no_candidate_was_rated(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> float:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr("nas.training.oracle.TrainOracle.rate", broken)
+    with pytest.raises(RunFailed, match="give more --trials"):
+        search(tmp_path / "run", table, oracle="train", trials=3)
+
+
+# The rest kills real processes.
+SETTINGS = (
+    "--data digits --trials 24 --supernet-steps 300 --finalists 3 --final-epochs 8 --rank-networks 2 --proxy-epochs 1"
+    " --accept-table"
+).split()
+PROGRAM = [sys.executable, "-c", "from nas.cli import main; main()"]
+
+
+def start(*arguments: str) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(*arguments: str) -> None:
+    with start(*arguments) as process:
+        _, err = process.communicate()
+        assert process.returncode == 0, err.decode()
+
+
+def kill_when(evidence: Callable[[], str], *arguments: str) -> str:
+    """Kill the command once ``evidence`` returns a text, and return the text."""
+    with start(*arguments) as process:
+        while not (found := evidence()):
+            assert process.poll() is None, (process.communicate()[1] or b"").decode()
+            time.sleep(0.005)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    return found
+
+
+def lines_of(folder: Path, pattern: str, least: int) -> Callable[[], str]:
+    def evidence() -> str:
+        for path in folder.glob(pattern):
+            count = path.read_bytes().count(b"\n")
+            if count >= least:
+                return f"{count} lines in {path.name}"
+        return ""
+
+    return evidence
+
+
+def epochs_of(folder: Path, pattern: str, epochs: int, least: int) -> Callable[[], str]:
+    def evidence() -> str:
+        for path in folder.glob(pattern):
+            content = path.read_bytes()
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            done = int(header["__metadata__"]["epoch"])
+            if least <= done < epochs:
+                return f"epoch {done} of {epochs} in {path.name}"
+        return ""
+
+    return evidence
+
+
+def finished_trials(folder: Path, least: int) -> Callable[[], str]:
+    def evidence() -> str:
+        path = folder / "study.journal"
+        done = path.read_bytes().count(b'"values":[') if path.exists() else 0
+        return f"{done} trials finished" if done >= least else ""
+
+    return evidence
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_killed_in_every_stage(tmp_path: Path) -> None:
+    table = tmp_path / "cpu.json"
+    build = ("table", "build", "--input", "1x8x8", "--out", str(table))
+    print("\nkilled:", kill_when(lines_of(tmp_path, "cpu.json.partial.jsonl", 4), *build))
+    finish(*build)
+    assert LatencyTable.load(table).space == SPACE.name
+
+    undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    finish("search", *SETTINGS, "--table", str(table), "--out", str(undisturbed))
+    command = ("search", *SETTINGS, "--table", str(table), "--out", str(killed))
+    epochs = -(-300 // 17)
+    for evidence in (
+        epochs_of(killed, "supernet.safetensors", epochs, 3),
+        finished_trials(killed, 4),
+        finished_trials(killed, 17),
+        epochs_of(killed, "finalists/*.safetensors", 8, 2),
+    ):
+        print("killed:", kill_when(evidence, *command))
+    finish(*command)
+    assert told(killed / "study.journal") == told(undisturbed / "study.journal")
+    fronts = [Front.load(out).devices[0] for out in (killed, undisturbed)]
+    accuracies = [
+        {c.id: (c.val_accuracy, c.test_accuracy, c.onnx_sha256) for c in (*front.candidates, *front.rejected)}
+        for front in fronts
+    ]
+    assert accuracies[0] == accuracies[1] and len(accuracies[0]) >= 3
+    print("the same", len(told(killed / "study.journal")), "trials and", len(accuracies[0]), "finalists")
+
+    own = tmp_path / "own"
+    command = ("search", *SETTINGS, "--out", str(own))
+    print("killed:", kill_when(lines_of(own, "tables/*.partial.jsonl", 4), *command))
+    finish(*command)
+    assert LatencyTable.load(own / "tables" / "cpu.json").space == SPACE.name
+    assert not list(own.glob("tables/*.partial*")) and len(told(own / "study.journal")) == 24
