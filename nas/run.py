@@ -17,7 +17,7 @@ from nas.config import SearchConfig, make_space, parse_input
 from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished, measure_finalists
 from nas.delivery.front import Candidate, Front, select
 from nas.folder import RunFolder
-from nas.search.executor import Executor, Work, make_executor, one_thread
+from nas.search.executor import Executor, Work, all_cores, make_executor, one_thread
 from nas.search.record import Evaluated, evaluated_trials
 from nas.search.samplers import make_sampler
 from nas.search.study import Driver, Target, enqueue, fastest, first_candidates, open_study
@@ -154,7 +154,7 @@ class _Run:
     def _train_supernet(self, task: Task) -> None:
         if task.supernet is None:
             return
-        with self.console.progress("training the supernet") as progress:
+        with self.console.progress("training the supernet") as progress, all_cores():
             supernet = Supernet(task.space, task.seed)
             supernet.fit(task.dataset, task.supernet_recipe, task.seed, task.supernet, progress)
 

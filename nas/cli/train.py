@@ -12,7 +12,7 @@ from nas.cli.spaces import Arch
 from nas.config import make_space, parse_input
 from nas.delivery.export import export, file_metadata
 from nas.delivery.finalists import COMPARED_IMAGES
-from nas.search.executor import one_thread
+from nas.search.executor import all_cores
 from nas.training.data import load_dataset, to_tensor
 from nas.training.oracle import Task
 from nas.training.train import Recipe, accuracy
@@ -31,13 +31,12 @@ def train(
     config: Config = None,
 ) -> None:
     """Train one architecture from scratch and export it; the same command again resumes."""
-    one_thread()
     with Terminal().progress("reading the images"):
         images = load_dataset(data, parse_input(input), seed, out / "data")
     chosen = make_space(space, images.input_shape, len(images.classes))
     architecture = chosen.parse(arch)
     task = Task(chosen, data, parse_input(input), out / "data", seed, None, Recipe(epochs))
-    with Terminal().progress("training") as progress:
+    with Terminal().progress("training") as progress, all_cores():
         network = fit(task.fresh(architecture), images, Recipe(epochs), seed, out / "checkpoint.safetensors", progress)
     metadata = file_metadata(architecture.text, images.classes, images.mean, images.std)
     val, test = accuracy(network, images.val, images), accuracy(network, images.test, images)

@@ -4,7 +4,8 @@ import logging
 import os
 import socket
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,6 +47,16 @@ class Executor(Protocol):
 def one_thread() -> None:
     """Compute with one thread, so that results do not depend on where a job runs."""
     torch.set_num_threads(1)
+
+
+@contextmanager
+def all_cores() -> Iterator[None]:
+    """Compute with every core that this process may use, for work that runs alone; with one thread afterwards."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    try:
+        yield
+    finally:
+        one_thread()
 
 
 def _attempt(work: Work, key: Hashable, job: Any) -> Outcome:
