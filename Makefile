@@ -6,7 +6,7 @@ DEMO := runs/demo
 .PHONY: demo test lint types slow clean
 
 demo: .venv/.installed
-	$(BIN)/nas search --data digits --trials 60 --supernet-steps 1000 --finalists 8 --final-epochs 20 --out $(DEMO)
+	$(BIN)/nas search --data digits --trials 60 --supernet-steps 1000 --finalists 12 --final-epochs 4 --out $(DEMO)
 
 test: lint types
 	$(BIN)/python -m pytest

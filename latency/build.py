@@ -1,6 +1,6 @@
 """Building and checking latency tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +151,19 @@ def check_table(
     predicted = [table.predict_ms(space.blocks(a)) for a in networks]
     measured = [Measured.of(samples[a.text]).ms for a in networks]
     return Quality.of(predicted, measured), float(np.median(np.array(measured) / np.array(predicted)))
+
+
+def anchor_models(table: LatencyTable, space: SearchSpace) -> dict[str, bytes]:
+    """Return the table's calibration networks as ONNX files by their text, to be measured beside other networks."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(table.protocol["seed"])  # the same files in every call
+        return network_models(space, [space.parse(row.architecture) for row in table.calibration])
+
+
+def drift(table: LatencyTable, now: Mapping[str, Measured]) -> float:
+    """Return how the device's latency has changed since the table was built: 1 is not at all, 1.1 is 10 % slower.
+
+    The median over the table's calibration networks, which ``now`` must hold by their text. A shared machine changes
+    by tens of percent from minute to minute, for all networks alike.
+    """
+    return float(np.median([now[row.architecture].ms / row.measured_ms for row in table.calibration]))

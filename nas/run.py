@@ -8,13 +8,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from latency.build import build_table
+from latency.build import anchor_models, build_table, drift
 from latency.device import Device
 from latency.files import read_sealed, write_sealed
 from latency.measure import Measured
 from latency.table import LatencyTable
 from nas.config import SearchConfig, make_space, parse_input
-from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished, measure_finalists
+from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished, measure_kept
 from nas.delivery.front import Candidate, Front, select
 from nas.folder import RunFolder
 from nas.search.executor import Executor, Work, all_cores, make_executor, one_thread
@@ -115,7 +115,7 @@ class _Run:
     def _target(self, space: SearchSpace, device: Device) -> Target:
         table = self._table(space, device)
         report = table.quality.lines()
-        self.folder.record["report"][f"latency table of {device.name}, on unseen networks"] = report
+        self.folder.record["report"][_table_title(device)] = report
         self.console.say(f"latency table of {device.name}: {table.quality.text()}")
         if not table.quality.good and not self.config.accept_table:
             raise InputError(
@@ -243,10 +243,13 @@ class _Run:
         fronts = []
         by_id = {t.architecture.id: t for t in rated}
         for number, (device, target) in enumerate(zip(self.devices, targets, strict=True)):
-            with self.console.progress(f"measuring the finalists on {device.name}") as progress:
-                measured = measure_finalists(self.folder.path, device, trained, progress)
+            measured = self._measure(device, target, trained)
+            change = drift(target.table, measured)
+            report = self.folder.record["report"][_table_title(device)]
+            report["latency now / when the table was built"] = f"{change:.3f}"
+            self.console.say(f"{device.name} is now at {change:.3f} x the latency of when its table was built")
             candidates = [_candidate(task.space, by_id[t.id], number, t, measured[t.id]) for t in trained]
-            fronts.append(select(device.name, target.table.fingerprint, target.budget_ms, candidates))
+            fronts.append(select(device.name, target.table.fingerprint, target.budget_ms, candidates, change))
         data = task.dataset
         front = Front(
             space=task.space.name, input_shape=data.input_shape, data=self.config.data,
@@ -254,6 +257,18 @@ class _Run:
         )  # fmt: skip
         front.save(self.folder.path)
         return front
+
+    def _measure(self, device: Device, target: Target, trained: list[Trained]) -> dict[str, Measured]:
+        """Measure the finalists beside the table's calibration networks, which tell how the device has changed."""
+        models = {t.id: (self.folder.path / t.onnx).read_bytes() for t in trained}
+        anchors = anchor_models(target.table, target.space)
+        path = self.folder.path / "measured" / f"{device.name}.json"
+        with self.console.progress(f"measuring the finalists on {device.name}") as progress:
+            return measure_kept(path, device, {**models, **anchors}, progress)
+
+
+def _table_title(device: Device) -> str:
+    return f"latency table of {device.name}, on unseen networks"
 
 
 def _candidate(space: SearchSpace, rated: Evaluated, device: int, trained: Trained, measured: Measured) -> Candidate:

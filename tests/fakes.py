@@ -5,8 +5,9 @@ from pathlib import Path
 
 from optuna.study import Study
 
+from latency.build import spread_networks
 from latency.device import DEVICES
-from latency.table import BlockLatency, LatencyTable, Quality
+from latency.table import BlockLatency, LatencyTable, NetworkLatency, Quality
 from nas.search.executor import InProcess, Work
 from nas.search.samplers import SamplerKind, make_sampler
 from nas.search.study import Driver, Target, enqueue, first_candidates, open_study
@@ -27,10 +28,14 @@ def made_up_table(space: SearchSpace, device: str = "cpu") -> LatencyTable:
     quality = Quality(
         networks=12, mape_percent=1.0, within_5_percent=100, within_10_percent=100, spearman=0.99, kendall=0.95
     )
+    anchors = [
+        NetworkLatency(architecture=a.text, sum_ms=0.1, predicted_ms=0.11, measured_ms=0.11)
+        for a in spread_networks(space, 3, seed=0)
+    ]
     return LatencyTable(
         device=device, fingerprint=DEVICES["cpu"].fingerprint(), protocol={"rounds": 3, "calls": 3, "seed": 0},
         space=space.name, input_shape=space.input_shape, classes=space.classes, session_ms=0.002, blocks=blocks,
-        slope=1.0, offset_ms=0.01, calibration=(), held_out=(), quality=quality,
+        slope=1.0, offset_ms=0.01, calibration=tuple(anchors), held_out=(), quality=quality,
     )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Finalists: chosen from the predicted front, trained to the end, exported and re-measured."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 
 from latency.device import Device
 from latency.files import read_sealed, sha256, write_sealed
-from latency.measure import Measured, Progress, Protocol, measure
+from latency.measure import Measured, Progress, Protocol, forget, measure
 from nas.delivery.export import export, file_metadata
 from nas.search.pareto import non_dominated
 from nas.search.record import Evaluated
@@ -106,22 +106,21 @@ def finished(folder: Path, architecture: Architecture) -> Trained | None:
     return trained if intact else None
 
 
-def measure_finalists(
-    folder: Path, device: Device, trained: Sequence[Trained], progress: Progress
-) -> dict[str, Measured]:
-    """Measure the ONNX files together, by the same protocol as the table; id -> latency (ms) with interval."""
-    models = {t.id: (folder / t.onnx).read_bytes() for t in trained}
-    path = folder / "measured" / f"{device.name}.json"
-    wanted: dict[str, Any] = {
-        "models": {t.id: t.onnx_sha256 for t in trained},
-        "device": device.fingerprint(),
-    }
+def measure_kept(path: Path, device: Device, models: Mapping[str, bytes], progress: Progress) -> dict[str, Measured]:
+    """Measure ONNX models (name -> file content) together, by the same protocol as the table, and keep it in ``path``.
+
+    Returns:
+        name -> latency (ms) with interval; from ``path`` if these very models were measured on this device.
+    """
+    digests = {name: sha256(content) for name, content in models.items()}
+    wanted: dict[str, Any] = {"models": digests, "device": device.fingerprint()}
     if path.exists():
         body = read_sealed(path, SCHEMA_VERSION, "measurement")
         if {key: body[key] for key in wanted} == wanted:
             return {name: Measured(**values) for name, values in body["latency"].items()}
-    samples = measure(device, models, PROTOCOL, path.with_suffix(".partial.jsonl"), progress)
+    journal = path.with_suffix(".partial.jsonl")
+    samples = measure(device, models, PROTOCOL, journal, progress)
     found = {name: Measured.of(values) for name, values in samples["cold_ms"].items()}
     write_sealed(path, SCHEMA_VERSION, {**wanted, "latency": {n: asdict(m) for n, m in found.items()}})
-    path.with_suffix(".partial.jsonl").unlink(missing_ok=True)
+    forget(journal)
     return found

@@ -48,13 +48,18 @@ class Rejected(Candidate):
 
 
 class DeviceFront(BaseModel):
-    """The front of one device: ``candidates`` by rising latency, and the finalists that fell out."""
+    """The front of one device: ``candidates`` by rising latency, and the finalists that fell out.
+
+    ``drift`` is the device's latency now over that of when its table was built, by networks measured both times:
+    predictions are of then, measurements of now.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     device: str
     fingerprint: dict[str, str]
     budget_ms: float | None
+    drift: float
     candidates: tuple[Candidate, ...]
     rejected: tuple[Rejected, ...]
 
@@ -104,7 +109,7 @@ class Front(BaseModel):
 
 
 def select(
-    device: str, fingerprint: dict[str, str], budget_ms: float | None, finalists: list[Candidate]
+    device: str, fingerprint: dict[str, str], budget_ms: float | None, finalists: list[Candidate], drift: float
 ) -> DeviceFront:
     """Split verified ``finalists`` into the front (by validation accuracy and measured latency) and the rest."""
     ordered = sorted(finalists, key=lambda c: (c.measured_ms, -c.val_accuracy, c.id))
@@ -123,6 +128,7 @@ def select(
         device=device,
         fingerprint=fingerprint,
         budget_ms=budget_ms,
+        drift=drift,
         candidates=tuple(front),
         rejected=tuple(rejected),
     )

@@ -9,9 +9,17 @@ import torch
 from torch import nn
 
 from latency import build
-from latency.build import block_models, build_table, check_table, network_models, spread_networks
+from latency.build import (
+    anchor_models,
+    block_models,
+    build_table,
+    check_table,
+    drift,
+    network_models,
+    spread_networks,
+)
 from latency.device import DEVICES
-from latency.measure import Protocol
+from latency.measure import Measured, Protocol
 from latency.table import LatencyTable
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.operators import Identity, MBConv
@@ -149,3 +157,19 @@ def test_calibration_weighs_errors_relative_to_the_latency() -> None:
 
     steps = [(0.01, 0), (-0.01, 0), (0, 0.01), (0, -0.01), (0.01, -0.01)]
     assert all(loss(slope, offset) < loss(slope + a, offset + b) for a, b in steps)
+
+
+def test_drift_is_the_median_change_of_the_anchors(built: tuple[LatencyTable, Path]) -> None:
+    table, _ = built
+    now = {row.architecture: Measured(1.5 * row.measured_ms, 0, 0) for row in table.calibration}
+    assert drift(table, now) == pytest.approx(1.5)
+    outlier = table.calibration[0].architecture
+    assert drift(table, {**now, outlier: Measured(1e6, 0, 0)}) == pytest.approx(1.5)
+
+
+def test_anchors_are_the_same_files_in_every_call(built: tuple[LatencyTable, Path]) -> None:
+    table, _ = built
+    first, state = anchor_models(table, SPACE), torch.random.get_rng_state()
+    assert list(first) == [row.architecture for row in table.calibration]
+    assert anchor_models(table, SPACE) == first
+    assert torch.equal(torch.random.get_rng_state(), state)

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from latency.device import DEVICES
+from latency.emit import to_onnx
 from latency.files import sha256
 from latency.measure import Protocol
 from nas.delivery import finalists as module
-from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished, measure_finalists
+from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished, measure_kept
 from nas.search.record import Evaluated
 from nas.training.oracle import Task
 from nas.training.supernet import Supernet
@@ -152,11 +153,13 @@ def test_measurement_is_kept_until_a_model_changes(
     def progress(done: int, total: int) -> None:
         steps.append(done)
 
-    first = measure_finalists(work.folder, DEVICES["cpu"], [trained], progress)
+    models = {trained.id: (work.folder / trained.onnx).read_bytes()}
+    path = work.folder / "measured" / "cpu.json"
+    first = measure_kept(path, DEVICES["cpu"], models, progress)
     assert steps == [0, 1, 2, 3]
     found = first[trained.id]
     assert 0 < found.low <= found.ms <= found.high
     assert [path.name for path in (work.folder / "measured").iterdir()] == ["cpu.json"]
-    assert measure_finalists(work.folder, DEVICES["cpu"], [trained], progress) == first and len(steps) == 4
-    other = replace(trained, onnx_sha256="0" * 64)
-    assert measure_finalists(work.folder, DEVICES["cpu"], [other], progress) != first and len(steps) == 8
+    assert measure_kept(path, DEVICES["cpu"], models, progress) == first and len(steps) == 4
+    other = to_onnx(SPACE.build(ARCHITECTURE), SPACE.input_shape)
+    assert measure_kept(path, DEVICES["cpu"], {trained.id: other}, progress) != first and len(steps) == 8

@@ -32,7 +32,7 @@ def candidate(identity: str, val_accuracy: float, measured_ms: float, test_accur
 
 
 def split(finalists: list[Candidate], budget_ms: float | None = None) -> DeviceFront:
-    return select("cpu", {"cpu": "x"}, budget_ms, finalists)
+    return select("cpu", {"cpu": "x"}, budget_ms, finalists, 1.25)
 
 
 def ids(front: DeviceFront) -> tuple[list[str], dict[str, str]]:
@@ -115,7 +115,7 @@ def test_nothing_to_select_from() -> None:
 
 @pytest.fixture
 def front() -> Front:
-    other = select('board, "two"', {"cpu": "y"}, None, FINALISTS[:2])
+    other = select('board, "two"', {"cpu": "y"}, None, FINALISTS[:2], 1.0)
     return Front(
         space="toy",
         input_shape=(3, 8, 8),
