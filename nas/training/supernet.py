@@ -63,7 +63,7 @@ class Supernet:
         def loss(images: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
             return F.cross_entropy(self.forward(sample(self._space, rng), images), labels)
 
-        fit(self.parameters, {}, loss, data, recipe, seed, checkpoint, progress)
+        fit(self.parameters, loss, data, recipe, seed, checkpoint, progress)
         return self
 
     @torch.no_grad()

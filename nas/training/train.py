@@ -92,7 +92,6 @@ def _resume(path: Path, state: Mapping[str, Tensor], job: str) -> int:
 
 def fit(
     parameters: Mapping[str, nn.Parameter],
-    buffers: Mapping[str, Tensor],
     loss: Loss,
     data: Dataset,
     recipe: Recipe,
@@ -110,7 +109,7 @@ def fit(
         InputError: ``checkpoint`` is damaged or was made with another network, other data or another recipe.
     """
     momenta = {f"momentum.{name}": torch.zeros_like(p) for name, p in parameters.items()}
-    state: dict[str, Tensor] = {**parameters, **buffers, **momenta}
+    state: dict[str, Tensor] = {**parameters, **momenta}
     job = _job(state, data, recipe, seed)
     first = _resume(checkpoint, state, job) if checkpoint else 0
     optimiser = torch.optim.SGD(
@@ -157,7 +156,7 @@ def train(
     network.to(device(), memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     # Batch norm's running statistics are made anew at the end, so they are no part of the state.
     fit(
-        dict(network.named_parameters()), {},
+        dict(network.named_parameters()),
         lambda images, labels, _: F.cross_entropy(network(images), labels),
         data, recipe, seed, checkpoint, progress,
     )  # fmt: skip

@@ -74,7 +74,7 @@ def test_epoch_that_was_cut_off_is_repeated(data: Dataset, tmp_path: Path) -> No
 
     module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     with pytest.raises(KeyboardInterrupt):
-        fit(dict(module.named_parameters()), {}, loss, data, RECIPE, 3, tmp_path / "c")
+        fit(dict(module.named_parameters()), loss, data, RECIPE, 3, tmp_path / "c")
     assert same(weights(train(network(), data, RECIPE, 3, tmp_path / "c")), undisturbed)
 
 
@@ -98,7 +98,7 @@ def test_steps_follow_the_rate_and_the_clipping(data: Dataset) -> None:
     # One weight w with loss 100 w: the gradient is clipped to 1, so that w falls by the rate times (1 + momenta).
     weight = nn.Parameter(torch.zeros(1))
     recipe = Recipe(1, batch_size=160, learning_rate=0.5, warmup=2, weight_decay=0.0, clip=1.0)
-    fit({"w": weight}, {}, lambda images, labels, rng: 100 * weight.sum(), data, recipe, 0)
+    fit({"w": weight}, lambda images, labels, rng: 100 * weight.sum(), data, recipe, 0)
     # Nesterov's first step is the gradient plus 0.9 times the first momentum, which is the gradient.
     assert weight.item() == pytest.approx(-0.25 * 1.9, rel=1e-5)
 
@@ -145,7 +145,7 @@ def test_accuracy_of_a_constant_is_the_share_of_its_class(label: int, data: Data
 def test_divergence_is_told(value: float, data: Dataset, tmp_path: Path) -> None:
     weight = nn.Parameter(torch.ones(1))
     with pytest.raises(TrainingDiverged, match="no longer finite"):
-        fit({"w": weight}, {}, lambda *_: weight.sum() * value, data, RECIPE, 0, tmp_path / "c")
+        fit({"w": weight}, lambda *_: weight.sum() * value, data, RECIPE, 0, tmp_path / "c")
     assert weight.item() == 1 and not (tmp_path / "c").exists()
 
 
