@@ -67,8 +67,10 @@ def write_sealed(path: Path, schema_version: int, body: dict[str, Any]) -> None:
     write_text(path, json.dumps({**content, "sha256": _digest(content)}, indent=1) + "\n")
 
 
-def read_sealed(path: Path, schema_version: int, what: str) -> dict[str, Any]:
-    """Read a file of ``write_sealed``; ``what`` names it in errors.
+def read_sealed(
+    path: Path, schema_version: int, what: str, remedy: str = "delete it to make it anew"
+) -> dict[str, Any]:
+    """Read a file of ``write_sealed``; ``what`` names it in errors, ``remedy`` says what to do if it is damaged.
 
     Raises:
         InputError: the file is missing, is not JSON, has another schema version, or was changed or damaged.
@@ -80,7 +82,7 @@ def read_sealed(path: Path, schema_version: int, what: str) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read: {error.strerror}") from None
     except ValueError:
-        raise InputError(f"{what} {path} is damaged: not valid JSON; delete it to make it anew") from None
+        raise InputError(f"{what} {path} is damaged: not valid JSON; {remedy}") from None
     if not isinstance(content, dict) or "schema_version" not in content:
         raise InputError(f"{path} is not a {what}: it has no schema_version")
     if content["schema_version"] != schema_version:
@@ -88,6 +90,6 @@ def read_sealed(path: Path, schema_version: int, what: str) -> dict[str, Any]:
         raise InputError(f"{what} {path} has schema version {found}; this version reads {schema_version}")
     seal = content.pop("sha256", None)
     if seal != _digest(content):
-        raise InputError(f"{what} {path} is damaged: its checksum does not match; delete it to make it anew")
+        raise InputError(f"{what} {path} is damaged: its checksum does not match; {remedy}")
     del content["schema_version"]
     return content

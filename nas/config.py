@@ -101,14 +101,19 @@ def parse_shape(text: str) -> Shape:
     return shape if isinstance(shape, tuple) else (3, int(shape or 0), int(shape or 0))
 
 
+def require_space(name: str) -> None:
+    """Raise ``InputError`` unless there is a space of this name."""
+    if name not in SPACES:
+        raise unknown("space", name, SPACES)
+
+
 def make_space(name: str, shape: Shape | None, classes: int, architecture: str | None = None) -> SearchSpace:
     """Return the space ``name`` for an input shape; the macro-architecture of ``architecture`` decides where it says.
 
     Raises:
         InputError: there is no such space, or it does not take this input.
     """
-    if name not in SPACES:
-        raise unknown("space", name, SPACES)
+    require_space(name)
     kind = SPACES[name]
     macro = kind.home_of(architecture) if architecture else None
     if shape is None:

@@ -75,7 +75,9 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     if not (path / "run.json").exists():
         raise InputError(f"{path} holds no run: it has no run.json")
-    return read_sealed(path / "run.json", SCHEMA_VERSION, "run record")
+    return read_sealed(
+        path / "run.json", SCHEMA_VERSION, "run record", "restore it from a copy, or begin anew with another --out"
+    )
 
 
 @contextmanager

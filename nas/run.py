@@ -13,11 +13,11 @@ from latency.device import Device
 from latency.files import read_sealed, write_sealed
 from latency.measure import Measured
 from latency.table import LatencyTable
-from nas.config import SearchConfig, make_space, parse_input
+from nas.config import SearchConfig, make_space, parse_input, require_space
 from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished, measure_kept
 from nas.delivery.front import Candidate, Front, select
 from nas.folder import RunFolder
-from nas.search.executor import Executor, Work, all_cores, make_executor, one_thread
+from nas.search.executor import Executor, Work, all_cores, connect_ray, make_executor, one_thread
 from nas.search.record import Evaluated, evaluated_trials
 from nas.search.samplers import make_sampler
 from nas.search.study import Driver, Target, enqueue, fastest, first_candidates, open_study
@@ -70,6 +70,10 @@ class _Run:
     def __init__(self, config: SearchConfig, folder: RunFolder, console: Console) -> None:
         self.config, self.folder, self.console = config, folder, console
         self.devices = [Device.parse(name) for name in config.device]
+        self.size = parse_input(config.input)
+        require_space(config.space)
+        if config.workers > 1 or config.ray is not None:
+            connect_ray(config.workers, config.ray)
         folder.record["devices"] = [device.fingerprint() for device in self.devices]
 
     def run(self) -> Front:
@@ -94,7 +98,7 @@ class _Run:
     def _load_data(self) -> Dataset:
         config = self.config
         with self.console.progress("reading the images"):
-            data = load_dataset(config.data, parse_input(config.input), config.seed, self.folder.cache)
+            data = load_dataset(config.data, self.size, config.seed, self.folder.cache)
         digest = self.folder.record.setdefault("data_digest", data.digest)
         if digest != data.digest:
             raise InputError(f"--data {config.data} has changed since {self.folder.path} was begun; use another --out")
@@ -109,8 +113,7 @@ class _Run:
         per_epoch = math.ceil(len(data.train) / Recipe(1).batch_size)
         epochs = math.ceil(config.supernet_steps / per_epoch)
         supernet = self.folder.supernet if config.oracle == "supernet" else None
-        size = parse_input(config.input)
-        return Task(space, config.data, size, self.folder.cache, config.seed, supernet, Recipe(epochs))
+        return Task(space, config.data, self.size, self.folder.cache, config.seed, supernet, Recipe(epochs))
 
     def _target(self, space: SearchSpace, device: Device) -> Target:
         table = self._table(space, device)
@@ -231,6 +234,9 @@ class _Run:
         for device in range(len(self.devices)):
             for trial in choose_finalists(rated, config.finalists, device):
                 chosen[trial.architecture.id] = trial.architecture
+        for trial in rated:  # what an earlier session trained stays, also with fewer --finalists now
+            if finished(self.folder.path, trial.architecture):
+                chosen.setdefault(trial.architecture.id, trial.architecture)
         if not chosen:
             raise RunFailed("no candidate within the budget was rated; give more --trials")
         path = self.folder.path

@@ -82,9 +82,9 @@ class SearchSpace(ABC):
         def choose(name: str, known: Sequence[str]) -> str:
             nonlocal taken
             if len(options) == 1 and options[0] not in known:
-                raise unknown("architecture", text, [*self.named(), *known])
+                raise unknown(f"architecture of {self.name}:", text, [*self.named(), *known])
             if taken == len(options):
-                raise InputError(f"architecture {text!r} ends early: no option for {name}")
+                raise InputError(f"architecture {text!r} ends early: {self.name} has a {name} too")
             if options[taken] not in known:
                 raise unknown(f"option for {name}:", options[taken], known)
             taken += 1

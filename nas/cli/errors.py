@@ -44,7 +44,9 @@ def exit_code(command: Callable[[], object]) -> int:
         _say(str(error))
         return 2
     except _UsageError as error:
-        _say(error.format_message())
+        message = error.format_message().replace("Value error, ", "")
+        if message:  # without arguments, the help is the message
+            _say(message)
         return 2
     except (KeyboardInterrupt, typer.Abort):
         code = 130

@@ -1,5 +1,6 @@
 """``nas search``, ``nas front`` and ``nas dashboard``: a run, and ways to look at it."""
 
+import contextlib
 import shlex
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def _write_report(folder: Path, record: dict[str, Any]) -> Path:
     return write_report(folder, front, trials, run)
 
 
-@app.command(epilog="Example:  nas search --data digits --budget-ms 0.2 --trials 60 --out runs/first")
+@app.command(epilog="Example:  nas search --data digits --budget-ms 0.2 --trials 60 --out runs/digits")
 def search(
     data: Data,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of this run; resumes what it holds.")],
@@ -45,7 +46,9 @@ def search(
     oracle: Annotated[OracleKind, typer.Option(help="How candidates are rated.")] = _DEFAULT["oracle"],
     sampler: Annotated[SamplerKind, typer.Option(help="How candidates are proposed.")] = _DEFAULT["sampler"],
     seed: Seed = _DEFAULT["seed"],
-    finalists: Annotated[int, typer.Option(help="Networks to train to the end.")] = _DEFAULT["finalists"],
+    finalists: Annotated[
+        int, typer.Option(help="Networks to train to the end, beside the best of the hand-made family.")
+    ] = _DEFAULT["finalists"],
     supernet_steps: Annotated[
         int, typer.Option(help="Training steps of the supernet, rounded up to whole epochs.")
     ] = _DEFAULT["supernet_steps"],
@@ -83,6 +86,7 @@ def search(
 def front(run: RunDir, json: Json = False, config: Config = None) -> None:
     """Show the front of a finished run and write its report anew."""
     found = Front.load(run)
+    found.require_files(run)
     if json:
         for row in found.table().to_dict("records"):
             console.print_json(data=row, indent=None)
@@ -112,4 +116,5 @@ def dashboard(
     def ready(url: str) -> None:
         console.print(f"Optuna Dashboard: {url}  (Ctrl-C ends it)", markup=False)
 
-    board.serve(run / "study.journal", STUDY_NAME, figures, port, ready)
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how it ends
+        board.serve(run / "study.journal", STUDY_NAME, figures, port, ready)

@@ -38,7 +38,7 @@ def train(
     task = Task(chosen, data, parse_input(input), out / "data", seed, None, Recipe(epochs))
     with Terminal().progress("training") as progress, all_cores():
         network = fit(task.fresh(architecture), images, Recipe(epochs), seed, out / "checkpoint.safetensors", progress)
-    metadata = file_metadata(architecture.text, images.classes, images.mean, images.std)
+    metadata = file_metadata(architecture.text, images)
     val, test = accuracy(network, images.val, images), accuracy(network, images.test, images)
     compared = to_tensor(images.val.images[:COMPARED_IMAGES], images.mean, images.std)
     export(network, images.input_shape, out / "model.onnx", metadata, compared)

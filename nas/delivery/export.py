@@ -3,7 +3,6 @@
 import json
 import logging
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import nn
 
 from latency.files import write_bytes
+from nas.training.data import Dataset
 from search_spaces.block import Shape
 
 # ONNX Runtime fuses and reorders float32 sums; class scores of trained networks then differ in the last digits.
@@ -81,8 +81,16 @@ def largest_difference(network: nn.Module, content: bytes, images: torch.Tensor)
     return worst
 
 
-def file_metadata(
-    architecture: str, classes: Sequence[str], mean: Sequence[float], std: Sequence[float]
-) -> dict[str, object]:
-    """Return what a user of the file needs: the classes, and how to normalise pixels scaled to [0, 1]."""
-    return {"architecture": architecture, "classes": list(classes), "mean": list(mean), "std": list(std)}
+def file_metadata(architecture: str, data: Dataset) -> dict[str, object]:
+    """Return what a user of the file needs: the classes, and how an image becomes its input."""
+    channels, height, width = data.input_shape
+    steps = (
+        f"{'RGB' if channels == 3 else 'gray'}, stretched to {width} x {height} px, scaled to [0, 1], (x - mean) / std"
+    )
+    return {
+        "architecture": architecture,
+        "classes": list(data.classes),
+        "preprocessing": steps,
+        "mean": list(data.mean),
+        "std": list(data.std),
+    }

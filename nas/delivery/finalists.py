@@ -86,7 +86,7 @@ class FinalTraining:
         network = train(start, data, self.recipe, task.seed, checkpoint)
         images = to_tensor(np.asarray(data.val.images[:COMPARED_IMAGES]), data.mean, data.std)
         onnx = f"models/{architecture.id}.onnx"
-        metadata = file_metadata(architecture.text, data.classes, data.mean, data.std)
+        metadata = file_metadata(architecture.text, data)
         val, test = accuracy(network, data.val, data), accuracy(network, data.test, data)
         difference = export(network, data.input_shape, self.folder / onnx, metadata, images)
         digest = sha256((self.folder / onnx).read_bytes())

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from latency.files import read_sealed, write_sealed, write_text
+from latency.files import read_sealed, sha256, write_sealed, write_text
 from nas.search.pareto import non_dominated
 from search_spaces.errors import InputError
 
@@ -89,11 +89,23 @@ class Front(BaseModel):
             InputError: the file is missing, damaged or of another schema version.
         """
         path = folder / "front.json"
+        if not path.exists():
+            raise InputError(f"{folder} holds no front: finish its search first, with the same `nas search` command")
         body = read_sealed(path, SCHEMA_VERSION, "front")
         try:
             return cls.model_validate(body)
         except ValidationError as error:
             raise InputError(f"front {path} is damaged: {error.errors()[0]['msg']}") from None
+
+    def require_files(self, folder: Path) -> None:
+        """Raise ``InputError`` unless every network of ``folder`` is the file that was checked and measured."""
+        for device in self.devices:
+            for network in (*device.candidates, *device.rejected):
+                path = folder / network.onnx
+                if not path.exists() or sha256(path.read_bytes()) != network.onnx_sha256:
+                    raise InputError(
+                        f"{path} is missing or has changed; `nas search` with the same settings makes it anew"
+                    )
 
     def table(self) -> pd.DataFrame:
         """Return every finalist as a row, with its ``device`` and ``status`` (``front`` or the reason)."""

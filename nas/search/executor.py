@@ -114,6 +114,29 @@ def _knock(address: str | None) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
+def connect_ray(slots: int, address: str | None) -> Any:
+    """Connect to the cluster at ``address``, or start Ray on this machine, once per process; return the ray module.
+
+    Raises:
+        InputError: no cluster answers, or it has fewer than ``slots`` CPUs.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray  # takes seconds, and only runs with several workers need it
+
+    if not ray.is_initialized():
+        own = {} if address else {"include_dashboard": False}
+        try:
+            _knock(address)
+            ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"no Ray cluster answers at {address}: {reason}") from None
+    available = int(ray.cluster_resources().get("CPU", 0))
+    if available < slots:
+        raise InputError(f"the Ray cluster has {available} CPUs, too few for {slots} workers")
+    return ray
+
+
 class RayWorkers:
     """Runs jobs on Ray actors, one CPU each; a worker that dies is replaced and its job run again.
 
@@ -122,22 +145,9 @@ class RayWorkers:
     """
 
     def __init__(self, factory: Callable[[], Work], slots: int, address: str | None = None) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        import ray  # takes seconds, and only runs with several workers need it
-
+        ray = connect_ray(slots, address)
         self._ray = ray
         self.slots = slots
-        if not ray.is_initialized():
-            own = {} if address else {"include_dashboard": False}
-            try:
-                _knock(address)
-                ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
-            except (OSError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise InputError(f"no Ray cluster answers at {address}: {reason}") from None
-        available = int(ray.cluster_resources().get("CPU", 0))
-        if available < slots:
-            raise InputError(f"the Ray cluster has {available} CPUs, too few for {slots} workers")
         remote = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(_Worker)
         self._make_worker = lambda: remote.remote(factory)
         self._idle = [self._make_worker() for _ in range(slots)]

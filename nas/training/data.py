@@ -97,9 +97,18 @@ def _assemble(name: str, source: Source, size: tuple[int, int, int] | int | None
     images = decode(source.parts, size)
     splits = {part: Split(images[part], source.parts[part].labels) for part in source.parts if part not in dealt}
     splits |= {part: Split(images["train"][rows], train.labels[rows]) for part, rows in dealt.items()}
+    _require_every_class(name, source.classes, splits)
     mean, std = _statistics(splits["train"].images)
     digest = _digest(source.classes, splits)
     return Dataset(name, source.classes, **splits, mean=mean, std=std, digest=digest)
+
+
+def _require_every_class(name: str, classes: tuple[str, ...], splits: dict[str, Split]) -> None:
+    """Raise ``InputError`` where a part lacks a class: its accuracy would say nothing about it."""
+    for part, split in splits.items():
+        absent = np.flatnonzero(np.bincount(split.labels, minlength=len(classes)) == 0)
+        if len(absent):
+            raise InputError(f"class {classes[absent[0]]!r} of {name} has no images in {part}; add some")
 
 
 def _deal(

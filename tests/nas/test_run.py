@@ -140,6 +140,13 @@ def test_more_trials_extend(run: tuple[Path, Front]) -> None:
     assert all(after[name] == before[name] for name in before if not name.startswith("measured/"))
 
 
+def test_fewer_finalists_drop_none_that_is_trained(run: tuple[Path, Front]) -> None:
+    out, _ = run
+    trained = {path.stem for path in (out / "finalists").glob("*.json")}
+    (device,) = search(out, None, trials=15, finalists=1)[0].devices
+    assert {c.id for c in (*device.candidates, *device.rejected)} == trained and len(trained) > 1
+
+
 def test_same_seed_same_search_elsewhere(run: tuple[Path, Front], table: Path, tmp_path: Path) -> None:
     _, front = run
     other, _ = search(tmp_path / "other", table)

@@ -13,12 +13,15 @@ from torch import nn
 
 from nas.delivery import export as module
 from nas.delivery.export import TOLERANCE, ExportFailed, export, file_metadata, largest_difference
+from nas.training.data import Dataset, Split
 from search_spaces.fbnet import FBNetSpace
 
 SPACE = FBNetSpace((3, 8, 12), 5)
 ARCHITECTURE = SPACE.parse("k3_e1,k3_e6,skip,k5_e1_g2,skip,k5_e3,k3_e1,k3_e3")
 CLASSES = ("café", "dog", "bird", "a, b", "x")
-METADATA = file_metadata(ARCHITECTURE.text, CLASSES, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+IMAGES = Split(np.zeros((1, 8, 12, 3), np.uint8), np.zeros(1, np.int64))
+DATA = Dataset("made up", CLASSES, IMAGES, IMAGES, IMAGES, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6), digest="")
+METADATA = file_metadata(ARCHITECTURE.text, DATA)
 
 
 @pytest.fixture
@@ -64,6 +67,7 @@ def test_runs_in_onnx_runtime_alone(network: nn.Module, images: torch.Tensor, tm
     assert {key: properties[key] for key in METADATA} == {
         "architecture": ARCHITECTURE.text,
         "classes": list(CLASSES),
+        "preprocessing": "RGB, stretched to 12 x 8 px, scaled to [0, 1], (x - mean) / std",
         "mean": [0.1, 0.2, 0.3],
         "std": [0.4, 0.5, 0.6],
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from latency.files import write_sealed
+from latency.files import sha256, write_sealed
 from nas.delivery.front import SCHEMA_VERSION, Candidate, DeviceFront, Front, select
 from search_spaces.errors import InputError
 
@@ -153,7 +153,7 @@ def test_empty_front_has_a_header(tmp_path: Path, front: Front) -> None:
 
 
 def test_damaged_fronts(front: Front, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"front .*front\.json does not exist"):
+    with pytest.raises(InputError, match="holds no front: finish its search first"):
         Front.load(tmp_path)
     front.save(tmp_path)
     path = tmp_path / "front.json"
@@ -172,3 +172,20 @@ def test_damaged_fronts(front: Front, tmp_path: Path) -> None:
     write_sealed(path, SCHEMA_VERSION + 1, body)
     with pytest.raises(InputError, match="schema version"):
         Front.load(tmp_path)
+
+
+def test_networks_must_be_the_files_that_were_measured(tmp_path: Path) -> None:
+    content = b"network"
+    finalist = FINALISTS[0].model_copy(update={"onnx": "models/a.onnx", "onnx_sha256": sha256(content)})
+    front = Front(
+        space="s", input_shape=(1, 8, 8), data="d", data_digest="x", classes=("a", "b"),
+        devices=(select("cpu", {}, None, [finalist], 1.0),),
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"models/a\.onnx is missing or has changed"):
+        front.require_files(tmp_path)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "a.onnx").write_bytes(content)
+    front.require_files(tmp_path)
+    (tmp_path / "models" / "a.onnx").write_bytes(content[:-1])
+    with pytest.raises(InputError, match="has changed"):
+        front.require_files(tmp_path)

@@ -13,6 +13,7 @@ from PIL import Image
 from latency.files import read_sealed, write_sealed
 from nas.training import data as module
 from nas.training.data import Dataset, Split, batches, load_dataset, to_tensor
+from search_spaces.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -75,6 +76,13 @@ def test_split_is_the_same_in_another_process(digits: Dataset) -> None:
     command = [sys.executable, "-c", code]
     output = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     assert output.strip() == digits.digest
+
+
+def test_class_without_test_images_is_refused(tmp_path: Path) -> None:
+    images, labels = np.zeros((12, 4, 4), np.uint8), np.array([0, 1, 2] * 4)
+    np.savez(tmp_path / "x.npz", x_train=images, y_train=labels, x_test=images[:8], y_test=labels[:8] % 2)
+    with pytest.raises(InputError, match=r"class '2' of .* has no images in test"):
+        load_dataset(str(tmp_path / "x.npz"), None, 0)
 
 
 def test_statistics_are_of_train_alone(digits: Dataset) -> None:
