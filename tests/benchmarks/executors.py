@@ -1,6 +1,6 @@
 """Overhead per trial of the executors: a whole study whose oracle costs nothing.
 
-Run: .venv/bin/python tests/benchmarks/executors.py [trials]
+Run: .venv/bin/python -P tests/benchmarks/executors.py [trials]
 """
 
 import sys
