@@ -136,14 +136,14 @@ class _Run:
             table = LatencyTable.load(given)
             if path.exists() and LatencyTable.load(path) != table:
                 raise InputError(f"{self.folder.path} was begun with another table than {given}; leave --table out")
-            table.require(device, space.name, space.input_shape, space.classes)
-            table.save(path)
         elif path.exists():
             table = LatencyTable.load(path)
-            table.require(device, space.name, space.input_shape, space.classes)
         else:
             with self.console.progress(f"measuring blocks on {device.name}") as progress:
-                table = build_table(space, device, path, progress=progress)
+                return build_table(space, device, path, progress=progress)
+        table.require(device, space.name, space.input_shape, space.classes)
+        if given is not None:
+            table.save(path)
         return table
 
     def _require_reachable(self, target: Target) -> None:

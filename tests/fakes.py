@@ -11,6 +11,8 @@ from latency.table import BlockLatency, LatencyTable, NetworkLatency, Quality
 from nas.search.executor import InProcess, Work
 from nas.search.samplers import SamplerKind, make_sampler
 from nas.search.study import Driver, Target, enqueue, first_candidates, open_study
+from nas.training.oracle import Task
+from nas.training.train import Recipe
 from search_spaces.architecture import Architecture
 from search_spaces.operators import Identity
 from search_spaces.space import SearchSpace
@@ -74,3 +76,10 @@ def told(journal: Path) -> list[Told]:
 def _told(study: Study) -> list[Told]:
     trials = study.get_trials(deepcopy=False)
     return [(t.number, t.state.name, t.params, t.values, t.user_attrs) for t in trials]
+
+
+def digits_task(space: SearchSpace, folder: Path, supernet_epochs: int) -> Task:
+    """Return a task on digits in ``folder`` whose supernet is trained."""
+    task = Task(space, "digits", None, folder / "data", 0, folder / "supernet.safetensors", Recipe(supernet_epochs))
+    task.load_supernet()
+    return task

@@ -7,9 +7,9 @@ from typing import get_args
 
 import pytest
 import torch
+from fakes import digits_task
 
 from nas.training.oracle import AccuracyOracle, OracleKind, SupernetOracle, Task, TrainOracle, make_oracle
-from nas.training.supernet import Supernet
 from nas.training.train import Recipe
 from search_spaces.architecture import Architecture
 from search_spaces.fbnet import FBNetSpace
@@ -22,11 +22,7 @@ MIDDLE = SPACE.parse("skip,k3_e3,skip,k5_e1,skip,k3_e3,k3_e1,k5_e1_g2")
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    folder = tmp_path_factory.mktemp("task")
-    found = Task(SPACE, "digits", None, folder / "data", 0, folder / "supernet.safetensors", Recipe(10))
-    assert found.supernet is not None
-    Supernet(SPACE, 0).fit(found.dataset, found.supernet_recipe, 0, found.supernet, lambda *_: None)
-    return found
+    return digits_task(SPACE, tmp_path_factory.mktemp("task"), supernet_epochs=10)
 
 
 @pytest.fixture(params=get_args(OracleKind), scope="module")

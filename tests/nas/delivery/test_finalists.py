@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes import digits_task
 
 from latency.device import DEVICES
 from latency.emit import to_onnx
@@ -14,7 +15,6 @@ from nas.delivery import finalists as module
 from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished, measure_kept
 from nas.search.record import Evaluated
 from nas.training.oracle import Task
-from nas.training.supernet import Supernet
 from nas.training.train import Recipe
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
@@ -77,11 +77,7 @@ def test_choice_is_deterministic_and_per_device() -> None:
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    folder = tmp_path_factory.mktemp("task")
-    found = Task(SPACE, "digits", None, folder / "data", 0, folder / "supernet.safetensors", Recipe(1))
-    assert found.supernet is not None
-    Supernet(SPACE, 0).fit(found.dataset, found.supernet_recipe, 0, found.supernet, lambda *_: None)
-    return found
+    return digits_task(SPACE, tmp_path_factory.mktemp("task"), supernet_epochs=1)
 
 
 @pytest.fixture(scope="module")
