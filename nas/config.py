@@ -6,14 +6,16 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from latency.device import Device
 from nas.search.samplers import SamplerKind
 from nas.training.oracle import OracleKind
 from search_spaces.block import Shape
 from search_spaces.errors import InputError, unknown
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.nb201 import NB201Space
 from search_spaces.space import SearchSpace
 
-SPACES = {"fbnet": FBNetSpace}
+SPACES: dict[str, type[SearchSpace]] = {"fbnet": FBNetSpace, "nb201": NB201Space}
 """The search spaces by name."""
 
 
@@ -25,7 +27,7 @@ class SearchConfig(BaseModel):
     data: str
     out: Path
     space: str = "fbnet"
-    device: tuple[str, ...] = ("cpu",)
+    device: tuple[str, ...] = Field(("cpu",), min_length=1)
     budget_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
     trials: int = Field(100, ge=2)
     input: str | None = None
@@ -50,9 +52,10 @@ class SearchConfig(BaseModel):
     @field_validator("device")
     @classmethod
     def _each_once(cls, device: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(device)) < len(device):
+        names = tuple(Device.parse(name).name for name in device)
+        if len(set(names)) < len(names):
             raise PydanticCustomError("repeated", "each device may be given once")
-        return device
+        return names
 
     @classmethod
     def checked(cls, **values: object) -> "SearchConfig":
@@ -66,7 +69,8 @@ class SearchConfig(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             flag = "--" + str(first["loc"][0]).replace("_", "-")
-            raise InputError(f"{flag}: {first['msg']}, got {first['input']!r}") from None
+            text = first["msg"].removeprefix("Value error, ")
+            raise InputError(f"{flag}: {text}, got {first['input']!r}") from None
 
 
 def _place(data: str) -> Path | str:
@@ -117,5 +121,5 @@ def make_space(name: str, shape: Shape | None, classes: int, architecture: str |
     kind = SPACES[name]
     macro = kind.home_of(architecture) if architecture else None
     if shape is None:
-        shape = kind.default_shape(macro or "imagenet")
+        shape = kind.default_shape(macro)
     return kind(shape, classes, macro)

@@ -49,6 +49,11 @@ class Block(ABC):
     def params(self) -> int:
         """Number of convolution and linear weights."""
 
+    @property
+    def free(self) -> bool:
+        """Whether it runs nothing, so that it is neither measured nor counted."""
+        return False
+
     @abstractmethod
     def build(self) -> nn.Module:
         """Return a freshly initialised torch module that maps NCHW ``in_shape`` to ``out_shape``."""

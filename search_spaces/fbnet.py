@@ -84,9 +84,8 @@ class FBNetSpace(SearchSpace):
         known = _definitions()["macro"]
         if macro not in known:
             raise unknown("fbnet macro-architecture", macro, known)
+        super().__init__(input_shape, classes)
         self.name = f"fbnet/{macro}"
-        self.input_shape = input_shape
-        self.classes = classes
         stem_channels, stem_stride = known[macro]["stem"]
         self._stem = ConvNormReLU(input_shape, stem_channels, kernel=3, stride=stem_stride)
         self._layers: list[_Layer] = []
@@ -99,6 +98,7 @@ class FBNetSpace(SearchSpace):
                 shape = layer.block("k3_e1").out_shape
         head = ConvNormReLU(shape, known[macro]["head"], kernel=1, stride=1)
         self._tail: list[Block] = [head, Classifier(head.out_shape, classes)]
+        self.searchable = len(self._layers)
         self._lowered = [{option: layer.block(option) for option in OPTIONS} for layer in self._layers]
 
     @classmethod
@@ -106,14 +106,10 @@ class FBNetSpace(SearchSpace):
         """Return the names of the macro-architectures."""
         return list(_definitions()["macro"])
 
-    @property
-    def searchable(self) -> int:
-        """Number of searchable layers."""
-        return len(self._layers)
-
     @classmethod
-    def default_shape(cls, macro: str) -> Shape:
+    def default_shape(cls, macro: str | None = None) -> Shape:
         """Return the input shape (C, H, W) at which a macro-architecture is shown."""
+        macro = macro or "imagenet"
         known = _definitions()["macro"]
         if macro not in known:
             raise unknown("fbnet macro-architecture", macro, known)

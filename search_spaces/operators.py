@@ -195,6 +195,11 @@ class Identity(Block):
         return "identity"
 
     @property
+    def free(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def out_shape(self) -> Shape:
         """Shape of the output feature map."""
         return self.in_shape

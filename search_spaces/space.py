@@ -1,7 +1,7 @@
 """The search space: one method that takes decisions, and everything that follows from it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 from torch import nn
@@ -22,8 +22,27 @@ class SearchSpace(ABC):
     """
 
     name: str
-    input_shape: Shape
-    classes: int
+    searchable: int
+    """Number of decisions of a network."""
+
+    def __init__(self, input_shape: Shape, classes: int, macro: str | None = None) -> None:
+        self.input_shape = input_shape
+        self.classes = classes
+
+    @classmethod
+    def macros(cls) -> Sequence[str | None]:
+        """Return the names of the macro-architectures; None stands for the only one."""
+        return [None]
+
+    @classmethod
+    def default_shape(cls, macro: str | None = None) -> Shape:
+        """Return the input shape (C, H, W) at which a macro-architecture is shown."""
+        return 3, 32, 32
+
+    @classmethod
+    def home_of(cls, text: str) -> str | None:
+        """Return the macro-architecture that a named architecture or an architecture's text belongs to."""
+        return None
 
     @abstractmethod
     def decide(self, choose: Choose) -> Architecture:
@@ -55,7 +74,14 @@ class SearchSpace(ABC):
 
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the freshly initialised network: images (NCHW) to class scores (N, classes)."""
-        return Network(block.build() for block in self.blocks(architecture))
+        return self.wire(architecture, (block.build() for block in self.blocks(architecture)))
+
+    def wire(self, architecture: Architecture, layers: Iterable[nn.Module]) -> nn.Module:
+        """Return the network that runs ``layers``, the modules of its blocks in their order.
+
+        The names of its parameters start with ``layers.<position>.``.
+        """
+        return Network(layers)
 
     def macs(self, architecture: Architecture) -> int:
         """Return the multiply-accumulates at batch 1."""
@@ -71,28 +97,45 @@ class SearchSpace(ABC):
         Raises:
             InputError: another space's text, an unknown option, too few or too many of them.
         """
+        return replay(self, dict(self.as_written(text).decisions))
+
+    def as_written(self, text: str) -> Architecture:
+        """Return the decisions of a text as they stand there, not in canonical form.
+
+        What somebody else timed ran as it was written, perhaps with parts that canonical networks do without.
+
+        Raises:
+            InputError: another space's text, an unknown option, too few or too many of them.
+        """
         if text in self.named():
             return self.named()[text]
         space, _, listed = text.rpartition(":")
         if space and space != self.name:
             raise InputError(f"architecture {text!r} belongs to the space {space!r}, not to {self.name!r}")
         options = listed.split(",")
-        taken = 0
+        taken: list[tuple[str, str]] = []
 
         def choose(name: str, known: Sequence[str]) -> str:
-            nonlocal taken
             if len(options) == 1 and options[0] not in known:
                 raise unknown(f"architecture of {self.name}:", text, [*self.named(), *known])
-            if taken == len(options):
+            if len(taken) == len(options):
                 raise InputError(f"architecture {text!r} ends early: {self.name} has a {name} too")
-            if options[taken] not in known:
-                raise unknown(f"option for {name}:", options[taken], known)
-            taken += 1
-            return options[taken - 1]
+            option = options[len(taken)]
+            if option not in known:
+                raise unknown(f"option for {name}:", option, known)
+            taken.append((name, option))
+            return option
 
-        architecture = self.decide(choose)
-        if taken < len(options):
-            raise InputError(f"architecture {text!r} has {len(options)} options, the space takes {taken}")
+        self.decide(choose)
+        if len(taken) < len(options):
+            raise InputError(f"architecture {text!r} has {len(options)} options, the space takes {len(taken)}")
+        return Architecture(self.name, tuple(taken))
+
+    def pruned(self, architecture: Architecture) -> Architecture:
+        """Return an architecture that is as written without the parts whose result nothing uses.
+
+        Compiled graphs run no more than that, frameworks that run eagerly do.
+        """
         return architecture
 
 

@@ -17,7 +17,6 @@ from torch.func import functional_call
 from nas.training.data import Dataset
 from nas.training.train import Progress, Recipe, device, fit
 from search_spaces.architecture import Architecture
-from search_spaces.block import Network
 from search_spaces.space import SearchSpace, sample
 
 
@@ -54,7 +53,8 @@ class Supernet:
     def forward(self, architecture: Architecture, images: Tensor) -> Tensor:
         """Return the class scores (N, classes) of one path, batch norm on the batch's own statistics."""
         blocks = self._space.blocks(architecture)
-        path = Network(row[block.key] for row, block in zip(self._modules, blocks, strict=True))
+        layers = (row[block.key] for row, block in zip(self._modules, blocks, strict=True))
+        path = self._space.wire(architecture, layers)
         return functional_call(path, self._parts(architecture, path), (images,))
 
     def fit(self, data: Dataset, recipe: Recipe, seed: int, checkpoint: Path, progress: Progress) -> "Supernet":

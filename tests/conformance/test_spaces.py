@@ -12,6 +12,7 @@ from toy_space import ToySpace
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.nb201 import NB201Space
 from search_spaces.space import SearchSpace, crossover, mutate, replay, sample, sample_spread
 
 SPACES: dict[str, Callable[[], SearchSpace]] = {
@@ -20,6 +21,8 @@ SPACES: dict[str, Callable[[], SearchSpace]] = {
     "fbnet, 64 px": lambda: FBNetSpace((3, 64, 64), 5),
     "fbnet, 224 px": lambda: FBNetSpace((3, 224, 224), 1000),
     "fbnet, not square": lambda: FBNetSpace((3, 21, 34), 2),
+    "nb201": lambda: NB201Space((3, 32, 32), 10),
+    "nb201, gray, not square": lambda: NB201Space((1, 8, 12), 3),
     "toy": ToySpace,
 }
 
@@ -55,9 +58,24 @@ def test_text_parses_back(space: SearchSpace, samples: list[Architecture]) -> No
         assert space.parse(architecture.text.removeprefix(f"{space.name}:")) == architecture
 
 
+def test_canonical_texts_are_read_as_written(space: SearchSpace, samples: list[Architecture]) -> None:
+    for architecture in samples:
+        assert space.as_written(architecture.text) == space.pruned(architecture) == architecture
+
+
 def test_options_do_not_break_the_text(samples: list[Architecture]) -> None:
     for architecture in samples:
         assert not any(set(option) & set(",: \n") for _, option in architecture.decisions)
+
+
+def test_parameter_names_start_with_their_layer(space: SearchSpace, samples: list[Architecture]) -> None:
+    built = dict(space.build(samples[0]).named_parameters())
+    expected = {
+        f"layers.{position}.{name}": parameter.shape
+        for position, block in enumerate(space.blocks(samples[0]))
+        for name, parameter in block.build().named_parameters()
+    }
+    assert {name: parameter.shape for name, parameter in built.items()} == expected
 
 
 @pytest.mark.parametrize("change", ["{},x", "x{}", "elsewhere:{}", "", "no such name"])

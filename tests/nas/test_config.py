@@ -38,6 +38,10 @@ def test_defaults_are_valid() -> None:
         ("oracle", "guess", "--oracle"),
         ("sampler", "best", "--sampler"),
         ("device", ("cpu", "cpu"), "--device"),
+        ("device", ("cpu", "cpu:int8", "cpu:threads=1"), "--device"),
+        ("device", ("cpu", "board"), "--device"),
+        ("device", ("cpu:threads=0",), "--device"),
+        ("device", (), "--device"),
         ("accept_table", "perhaps", "--accept-table"),
         ("colour", "red", "--colour"),
     ],
@@ -47,6 +51,21 @@ def test_value_out_of_range_names_its_flag(field: str, value: object, flag: str)
         SearchConfig.checked(**{**BASE, field: value})
     text = str(error.value)
     assert text.startswith(f"{flag}: ") and repr(value) in text and "\n" not in text
+    assert "Value error" not in text
+
+
+def test_devices_are_named_in_one_way() -> None:
+    given = ("cpu:threads=1", "cpu:int8,threads=2", "openvino:fp32")
+    config = SearchConfig.checked(**{**BASE, "device": given})
+    assert config.device == ("cpu", "cpu:threads=2,int8", "openvino")
+    assert SearchConfig.checked(**{**BASE, "device": config.device}) == config
+    one, other = (SearchConfig.checked(**{**BASE, "device": (name,)}) for name in ("cpu", "cpu:threads=1"))
+    assert one.identity() == other.identity()
+
+
+def test_unknown_devices_are_told_by_their_nearest() -> None:
+    with pytest.raises(InputError, match=r"^--device: unknown device 'cpuu'; did you mean 'cpu'\?, got \['cpuu'\]$"):
+        SearchConfig.checked(**{**BASE, "device": ["cpuu"]})
 
 
 @pytest.mark.parametrize(
@@ -76,7 +95,7 @@ CHANGEABLE = {
     "accept_table": True,
 }  # fmt: skip
 DECISIVE = {
-    "data": "other", "space": "other", "device": ("board",), "budget_ms": 3.0, "input": "16", "oracle": "train",
+    "data": "other", "space": "other", "device": ("cpu:int8",), "budget_ms": 3.0, "input": "16", "oracle": "train",
     "sampler": "random", "seed": 1, "supernet_steps": 5, "proxy_epochs": 5, "final_epochs": 5, "rank_networks": 0,
 }  # fmt: skip
 
@@ -98,12 +117,14 @@ def test_identity_of_data_is_its_place(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_make_space() -> None:
-    assert set(SPACES) == {"fbnet"}
+    assert set(SPACES) == {"fbnet", "nb201"}
     space = make_space("fbnet", (1, 8, 8), 10)
     assert isinstance(space, FBNetSpace) and (space.name, space.classes) == ("fbnet/small-8", 10)
     assert make_space("fbnet", None, 1000, "fbnet_a").name == "fbnet/imagenet-1504"
     assert make_space("fbnet", None, 10).input_shape == (3, 224, 224)
     assert make_space("fbnet", None, 10, "fbnet/small-28:skip").input_shape == (3, 28, 28)
+    assert make_space("nb201", None, 10, "resnet").input_shape == (3, 32, 32)
+    assert make_space("nb201", (1, 8, 8), 10, "nb201:none").input_shape == (1, 8, 8)
 
 
 def test_unknown_spaces_and_sizes() -> None:
@@ -113,5 +134,7 @@ def test_unknown_spaces_and_sizes() -> None:
         make_space("ofa", (3, 32, 32), 10)
     with pytest.raises(InputError, match="it takes 8 to 4096 px"):
         make_space("fbnet", (3, 4, 4), 10)
+    with pytest.raises(InputError, match="multiples of 4"):
+        make_space("nb201", (3, 30, 30), 10)
     with pytest.raises(InputError, match="macro-architecture"):
         make_space("fbnet", None, 10, "fbnet/small-9:skip")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.block import Block, Network, Shape
+from search_spaces.cell_operators import AveragePool, NormClassifier, ReLUConvNorm, ResidualDown, Zero
 from search_spaces.operators import (
     ChannelShuffle,
     Classifier,
@@ -35,6 +36,10 @@ BLOCKS: list[Block] = [
     MBConv((3, 7, 5), 3, 3, 1, 1),
     *(Identity(shape) for shape in SHAPES),
     *(Classifier(shape, classes) for shape in SHAPES for classes in (1, 10)),
+    *(kind(shape) for shape in SHAPES for kind in (AveragePool, Zero)),
+    *(ReLUConvNorm(shape, 12, kernel, relu) for shape in SHAPES for kernel in (1, 3) for relu in (True, False)),
+    *(ResidualDown((c, 8, 6), out) for c in (8, 12) for out in (8, 16)),
+    *(NormClassifier(shape, classes) for shape in SHAPES for classes in (1, 10)),
 ]
 
 
@@ -67,7 +72,10 @@ def counted_macs(module: nn.Module, shape: Shape) -> int:
     return total
 
 
-@pytest.mark.parametrize("kind", [ConvNormReLU, MBConv, Identity, Classifier])
+@pytest.mark.parametrize(
+    "kind",
+    [ConvNormReLU, MBConv, Identity, Classifier, AveragePool, Zero, ReLUConvNorm, ResidualDown, NormClassifier],
+)
 def test_counts_and_shapes_are_those_of_the_module(kind: type[Block]) -> None:
     chosen = [block for block in BLOCKS if isinstance(block, kind)]
     assert chosen
@@ -79,7 +87,7 @@ def test_counts_and_shapes_are_those_of_the_module(kind: type[Block]) -> None:
         with torch.no_grad():
             out = module.eval()(torch.randn(2, *block.in_shape))
         assert tuple(out.flatten(1).shape) == (2, torch.Size(block.out_shape).numel()), block.key
-        if kind is not Classifier:
+        if kind not in (Classifier, NormClassifier):
             assert tuple(out.shape[1:]) == block.out_shape, block.key
 
 
@@ -101,7 +109,15 @@ def test_keys_are_equal_only_for_equal_blocks() -> None:
 
 
 @pytest.mark.parametrize(
-    "block", [ConvNormReLU((8, 6, 5), 16, 3, 1), MBConv((8, 6, 5), 8, 3, 1, 1, 2), Classifier((8, 6, 5), 4)]
+    "block",
+    [
+        ConvNormReLU((8, 6, 5), 16, 3, 1),
+        MBConv((8, 6, 5), 8, 3, 1, 1, 2),
+        Classifier((8, 6, 5), 4),
+        ReLUConvNorm((8, 6, 5), 16, 3),
+        ResidualDown((8, 6, 4), 16),
+        NormClassifier((8, 6, 5), 4),
+    ],
 )
 def test_every_field_is_in_the_key(block: Block) -> None:
     for field in dataclasses.fields(block):
@@ -125,6 +141,24 @@ def test_key_is_plain_text_of_everything() -> None:
     assert ConvNormReLU((1, 28, 28), 16, 3, 2).key == "conv_k3_s2_o16_1x28x28"
     assert Identity((16, 4, 4)).key == "identity_16x4x4"
     assert Classifier((64, 4, 4), 10).key == "classifier_o10_64x4x4"
+
+
+def test_free_blocks_run_nothing() -> None:
+    free = {type(block) for block in BLOCKS if block.free}
+    assert free == {Identity, Zero}
+    assert all(block.macs == block.params == 0 for block in BLOCKS if block.free)
+
+
+def test_average_pool_by_hand() -> None:
+    image = torch.arange(6.0).view(1, 1, 2, 3)
+    expected = torch.tensor([[2.0, 2.5, 3.0], [2.0, 2.5, 3.0]]).view(1, 1, 2, 3)
+    torch.testing.assert_close(AveragePool((1, 2, 3)).build()(image), expected)
+
+
+def test_zero_keeps_the_gradient_of_what_came_before() -> None:
+    image = torch.ones(1, 2, 3, 3, requires_grad=True)
+    Zero((2, 3, 3)).build()(image).sum().backward()
+    assert image.grad is not None and not image.grad.any()
 
 
 @pytest.mark.parametrize("divisor", [4, 8])

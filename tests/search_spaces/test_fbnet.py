@@ -162,6 +162,13 @@ def test_skips_that_project_stay_where_they_are() -> None:
     assert projecting.params > 0 and projecting.in_shape != projecting.out_shape
 
 
+def test_as_written_keeps_the_order_of_what_is_left_out() -> None:
+    text = "fbnet/imagenet:" + ",".join(["k3_e1", "k3_e1", SKIP, "k3_e3", SKIP, *["k3_e1"] * 17])
+    assert IMAGENET.as_written(text).text == text
+    assert IMAGENET.parse(text) != IMAGENET.as_written(text)
+    assert IMAGENET.pruned(IMAGENET.as_written(text)) == IMAGENET.as_written(text)
+
+
 def test_order_of_layers_that_are_not_left_out_matters() -> None:
     one, other = (
         ",".join(["k3_e1", "k3_e1", *pair] + ["k3_e1"] * 18) for pair in (("k3_e3", "k5_e1"), ("k5_e1", "k3_e3"))
