@@ -1,135 +1,176 @@
-"""Building and checking latency tables."""
+"""Building, extending, checking and recalibrating latency tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
+from latency.calibrate import Calibration, cross_predicted
 from latency.device import Device
-from latency.emit import disagreement, to_onnx
-from latency.measure import Measured, Progress, Protocol, forget, measure
-from latency.table import BlockLatency, LatencyTable, NetworkLatency, Quality
+from latency.host import fingerprint
+from latency.measure import Measured, Noise, Progress, Protocol, Samples, estimates, forget, measure
+from latency.models import (
+    PROBE_DEPTHS,
+    BlockModel,
+    block_models,
+    border_probes,
+    network_models,
+    probe_name,
+    probed_shapes,
+    seeded,
+    session_model,
+    spread_networks,
+)
+from latency.table import BlockLatency, LatencyTable, NetworkLatency, Quality, Session
 from search_spaces.architecture import Architecture
-from search_spaces.block import Block
-from search_spaces.operators import Identity
-from search_spaces.space import SearchSpace, sample_spread
+from search_spaces.block import Block, Shape
+from search_spaces.space import SearchSpace
 
-# Ten calibration networks bring the error down to the noise of the measurement; as many and two more check it.
-CALIBRATION_NETWORKS = 10
-HELD_OUT_NETWORKS = 12
-# ONNX Runtime and PyTorch order float32 sums differently.
-TOLERANCE = 1e-4
+# Each calibrates the table for all the others, so that every one is a check as well.
+NETWORKS = 22
+# What is measured beside other networks to tell how the device has changed.
+ANCHORS = 10
+FRESH_NETWORKS = 12
+LARGEST_DRIFT = 0.03
 _SESSION = "empty session"
-
-
-def _checked(module: nn.Module, shape: tuple[int, int, int], what: str) -> bytes:
-    model = to_onnx(module, shape)
-    difference = disagreement(model, module, shape)
-    if not difference <= TOLERANCE:
-        raise RuntimeError(f"ONNX Runtime and PyTorch differ by {difference:.1e} on {what}")
-    return model
-
-
-def block_models(blocks: Sequence[Block]) -> dict[str, bytes]:
-    """Return the ONNX file of each block by its key, compared with PyTorch; identities have none."""
-    measurable = [block for block in blocks if not isinstance(block, Identity)]
-    return {block.key: _checked(block.build(), block.in_shape, block.key) for block in measurable}
-
-
-def network_models(space: SearchSpace, networks: Sequence[Architecture]) -> dict[str, bytes]:
-    """Return the ONNX file of each architecture (random weights) by its text, compared with PyTorch."""
-    return {a.text: _checked(space.build(a), space.input_shape, a.text) for a in networks}
-
-
-def spread_networks(space: SearchSpace, count: int, seed: int) -> list[Architecture]:
-    """Draw ``count`` different architectures from all over the space."""
-    rng = np.random.default_rng(seed)
-    found: dict[str, Architecture] = {}
-    for _ in range(100 * count):
-        architecture = sample_spread(space, rng)
-        found.setdefault(architecture.id, architecture)
-        if len(found) == count:
-            break
-    return list(found.values())
-
-
-def _calibrate(sums_ms: list[float], measured_ms: list[float]) -> tuple[float, float]:
-    """Fit slope and offset by least squares of the relative error."""
-    weights = 1 / np.array(measured_ms)
-    slope, offset = np.polyfit(sums_ms, measured_ms, 1, w=weights)
-    return float(slope), float(offset)
+_QUIET: Progress = lambda done, total: None  # noqa: E731
 
 
 def build_table(
-    space: SearchSpace,
-    device: Device,
-    path: Path,
-    protocol: Protocol = Protocol(),
-    progress: Progress = lambda done, total: None,
+    space: SearchSpace, device: Device, path: Path, protocol: Protocol = Protocol(), progress: Progress = _QUIET
 ) -> LatencyTable:
     """Measure every distinct block of ``space`` on ``device``, calibrate, check, and write the table to ``path``.
 
-    Blocks, calibration networks and held-out networks are timed in one interleaved session, so that a slow
-    minute of the host touches all alike. Interrupted, the same call goes on with the next round.
+    Blocks and networks are timed in one interleaved session, so that a slow minute of the host touches all alike.
+    Interrupted, the same call goes on with the next round.
 
     Raises:
+        InputError: the device cannot be reached, or lacks what it needs.
         MeasuringFailed: the measuring program died.
     """
-    networks = spread_networks(space, CALIBRATION_NETWORKS + HELD_OUT_NETWORKS, protocol.seed)
-    with torch.random.fork_rng(devices=()):
-        # The weights are part of the job that an interrupted call is resumed by: they must come out the same.
-        torch.manual_seed(protocol.seed)
-        blocks = block_models(space.distinct_blocks())
-        models = {**blocks, **network_models(space, networks), _SESSION: to_onnx(nn.ReLU(), (1, 1, 1))}
+    networks = spread_networks(space, NETWORKS, protocol.seed)
+    shapes = probed_shapes(space)
+    with seeded(protocol.seed):
+        blocks = block_models(space.distinct_blocks(), device)
+        beside = {**border_probes(shapes, device), **network_models(space, networks, device)}
+        empty = session_model(device)
+    models = {**{key: block.content for key, block in blocks.items()}, **beside, _SESSION: empty}
     journal = path.with_name(f"{path.name}.partial.jsonl")
-    samples = measure(device, models, protocol, journal, progress)
-    cold = {name: Measured.of(values) for name, values in samples["cold_ms"].items()}
-    entries = {
-        key: BlockLatency(
-            cold_ms=cold[key].ms, cold_ms_low=cold[key].low, cold_ms_high=cold[key].high,
-            steady_ms=Measured.of(samples["steady_ms"][key]).ms,
-        )
-        for key in blocks
-    }  # fmt: skip
-    table = _calibrated(space, device, protocol, cold, entries, networks)
+    samples = measure(device, models, protocol, journal, progress, cold_only=beside)
+    cold = _estimated(samples[device.quantity])
+    table = LatencyTable(
+        device=device.name,
+        quantity=device.quantity,
+        fingerprint=fingerprint(device),
+        protocol=protocol.record(),
+        space=space.name,
+        input_shape=space.input_shape,
+        classes=space.classes,
+        session_ms=cold[_SESSION],
+        border_ms_per_mib=_border_ms_per_mib(cold, shapes, device.batch),
+        blocks=_entries(blocks, samples, device),
+        calibration=Calibration(slope=1, offset_ms=0, block_ms=0, switch_share=0),
+        networks=tuple(NetworkLatency(architecture=a.text, predicted_ms=0, measured_ms=cold[a.text]) for a in networks),
+        quality=Quality.none(),
+        session=_session(samples, list(blocks), networks[0].text, device, protocol),
+    )
+    table = _calibrated(table, space)
     table.save(path)
     forget(journal)
     return table
 
 
-def _calibrated(
-    space: SearchSpace, device: Device, protocol: Protocol, cold: dict[str, Measured],
-    entries: dict[str, BlockLatency], networks: list[Architecture],
-) -> LatencyTable:  # fmt: skip
-    session_ms = cold[_SESSION].ms
-    sums = [
-        sum(entries[b.key].cold_ms - session_ms for b in space.blocks(a) if not isinstance(b, Identity))
-        for a in networks
-    ]
-    measured = [cold[a.text].ms for a in networks]
-    slope, offset = _calibrate(sums[:CALIBRATION_NETWORKS], measured[:CALIBRATION_NETWORKS])
-    rows = [
-        NetworkLatency(architecture=a.text, sum_ms=s, predicted_ms=offset + slope * s, measured_ms=m)
-        for a, s, m in zip(networks, sums, measured, strict=True)
-    ]
-    held_out = rows[CALIBRATION_NETWORKS:]
-    return LatencyTable(
-        device=device.name,
-        fingerprint=device.fingerprint(),
-        protocol={"rounds": protocol.rounds, "calls": protocol.calls, "seed": protocol.seed},
-        space=space.name,
-        input_shape=space.input_shape,
-        classes=space.classes,
-        session_ms=session_ms,
-        blocks=entries,
-        slope=slope,
-        offset_ms=offset,
-        calibration=tuple(rows[:CALIBRATION_NETWORKS]),
-        held_out=tuple(held_out),
-        quality=Quality.of([r.predicted_ms for r in held_out], [r.measured_ms for r in held_out]),
+def _estimated(samples: Mapping[str, np.ndarray]) -> dict[str, float]:
+    return {name: float(estimates(values)) for name, values in samples.items()}
+
+
+def _border_ms_per_mib(cold: Mapping[str, float], shapes: Sequence[Shape], batch: int) -> float:
+    """Return what a block alone pays for each MiB that enters or leaves it, in ms."""
+    first, last = PROBE_DEPTHS
+    borders = 0.0
+    for shape in shapes:
+        least, most = (cold[probe_name(shape, depth)] for depth in PROBE_DEPTHS)
+        borders += least - (most - least) / (last - first) - cold[_SESSION]
+    mib = sum(4 * batch * c * h * w for c, h, w in shapes) / 2**20
+    return max(0.0, borders / mib) if mib else 0.0
+
+
+def _entries(blocks: Mapping[str, BlockModel], samples: Samples, device: Device) -> dict[str, BlockLatency]:
+    steady = samples[device.quantity.replace("cold", "steady")]
+    entries = {}
+    for key, block in blocks.items():
+        cold = Measured.of(samples[device.quantity][key])
+        entries[key] = BlockLatency(
+            cold_ms=cold.ms, cold_ms_low=cold.low, cold_ms_high=cold.high, steady_ms=float(estimates(steady[key])),
+            plain_start=block.plain_start, plain_end=block.plain_end,
+        )  # fmt: skip
+    return entries
+
+
+def _session(samples: Samples, keys: Sequence[str], anchor: str, device: Device, protocol: Protocol) -> Session:
+    values = samples[device.quantity]
+    half = len(values[anchor]) // 2
+    ratios = np.array([estimates(values[key][:half]) / estimates(values[key][half:]) for key in keys])
+    noise = Noise.of(samples, device.quantity)
+    return Session(
+        rounds=noise.rounds,
+        entries_within_3_percent=100 * float((np.abs(ratios / np.median(ratios) - 1) <= 0.03).mean()),
+        anchor_drift_percent=100 * float(estimates(values[anchor][half:]) / estimates(values[anchor][:half]) - 1),
+        interval_percent=noise.interval_percent,
+        held_up_percent=noise.held_up_percent,
+        noisy=noise.noisy(protocol),
     )
+
+
+def _calibrated(table: LatencyTable, space: SearchSpace) -> LatencyTable:
+    """Return the table with a calibration on its networks, each predicted by a calibration on the others."""
+    features = [table.features(space.blocks(space.parse(row.architecture))) for row in table.networks]
+    measured = [row.measured_ms for row in table.networks]
+    predicted = cross_predicted(features, measured)
+    rows = [row.model_copy(update={"predicted_ms": float(p)}) for row, p in zip(table.networks, predicted, strict=True)]
+    update = {
+        "calibration": Calibration.fit(features, measured),
+        "networks": tuple(rows),
+        "quality": Quality.of(list(predicted), measured),
+    }
+    return table.model_copy(update=update)
+
+
+def _network_rounds(
+    device: Device, models: Mapping[str, bytes], protocol: Protocol, journal: Path | None, progress: Progress
+) -> dict[str, float]:
+    samples = measure(device, models, protocol, journal, progress, cold_only=models)
+    return _estimated(samples[device.quantity])
+
+
+def extend_table(
+    table: LatencyTable,
+    space: SearchSpace,
+    device: Device,
+    path: Path,
+    blocks: Iterable[Block],
+    protocol: Protocol = Protocol(),
+    progress: Progress = _QUIET,
+) -> LatencyTable:
+    """Add the ``blocks`` that ``table`` lacks and write it to ``path``; what it has stays as it is.
+
+    The table's anchors are measured beside them, and their drift is taken out: new rows are as if of its session.
+    """
+    missing = table.missing(blocks)
+    if not missing:
+        return table
+    with seeded(protocol.seed):
+        new = block_models(missing, device)
+    anchors = anchor_models(table, space, device)
+    models = {**{key: block.content for key, block in new.items()}, **anchors}
+    journal = path.with_name(f"{path.name}.partial.jsonl")
+    samples = measure(device, models, protocol, journal, progress, cold_only=anchors)
+    change = drift(table, {name: Measured.of(values) for name, values in samples[device.quantity].items()})
+    as_then = {q: {name: values / change for name, values in rows.items()} for q, rows in samples.items()}
+    extended = table.model_copy(update={"blocks": {**table.blocks, **_entries(new, as_then, device)}})
+    extended.save(path)
+    forget(journal)
+    return extended
 
 
 def check_table(
@@ -137,33 +178,73 @@ def check_table(
     space: SearchSpace,
     device: Device,
     protocol: Protocol = Protocol(),
-    progress: Progress = lambda done, total: None,
+    progress: Progress = _QUIET,
 ) -> tuple[Quality, float]:
     """Measure fresh networks against an existing table.
 
     Returns:
-        The quality on them, and the drift: the median of measured over predicted latency (1 is none).
+        The quality on them with the drift taken out, and the drift: the median of measured over predicted latency.
     """
-    known = {row.architecture for row in (*table.calibration, *table.held_out)}
-    drawn = spread_networks(space, 3 * HELD_OUT_NETWORKS, protocol.seed + 1)
-    networks = [a for a in drawn if a.text not in known][:HELD_OUT_NETWORKS]
-    samples = measure(device, network_models(space, networks), protocol, None, progress)["cold_ms"]
-    predicted = [table.predict_ms(space.blocks(a)) for a in networks]
-    measured = [Measured.of(samples[a.text]).ms for a in networks]
-    return Quality.of(predicted, measured), float(np.median(np.array(measured) / np.array(predicted)))
+    known = {row.architecture for row in table.networks}
+    drawn = spread_networks(space, NETWORKS + 2 * FRESH_NETWORKS, protocol.seed + 1)
+    networks = sorted(drawn, key=lambda a: a.text in known)[:FRESH_NETWORKS]  # a small space may have too few others
+    with seeded(protocol.seed):
+        models = network_models(space, networks, device)
+    found = _network_rounds(device, models, protocol, None, progress)
+    predicted = np.array([table.predict_ms(space.blocks(a)) for a in networks])
+    measured = np.array([found[a.text] for a in networks])
+    change = float(np.median(measured / predicted))
+    return Quality.of(list(change * predicted), list(measured)), change
 
 
-def anchor_models(table: LatencyTable, space: SearchSpace) -> dict[str, bytes]:
-    """Return the table's calibration networks as ONNX files by their text, to be measured beside other networks."""
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(table.protocol["seed"])  # the same files in every call
-        return network_models(space, [space.parse(row.architecture) for row in table.calibration])
+def recalibrate_table(
+    table: LatencyTable,
+    space: SearchSpace,
+    device: Device,
+    path: Path,
+    protocol: Protocol = Protocol(),
+    progress: Progress = _QUIET,
+) -> LatencyTable:
+    """Measure the table's networks again and make it a table of now; blocks are not measured anew.
+
+    What was measured of blocks is scaled by how the networks have changed, so that the table can still be extended.
+    """
+    with seeded(protocol.seed):
+        models = network_models(space, _networks(table, space), device)
+    journal = path.with_name(f"{path.name}.partial.jsonl")
+    found = _network_rounds(device, models, protocol, journal, progress)
+    change = float(np.median([found[row.architecture] / row.measured_ms for row in table.networks]))
+    rows = tuple(row.model_copy(update={"measured_ms": found[row.architecture]}) for row in table.networks)
+    renewed = _calibrated(_scaled(table, change).model_copy(update={"networks": rows}), space)
+    renewed.save(path)
+    forget(journal)
+    return renewed
+
+
+def _scaled(table: LatencyTable, factor: float) -> LatencyTable:
+    times = ("cold_ms", "cold_ms_low", "cold_ms_high", "steady_ms")
+    blocks = {
+        key: entry.model_copy(update={name: factor * getattr(entry, name) for name in times})
+        for key, entry in table.blocks.items()
+    }
+    whole = {"session_ms": factor * table.session_ms, "border_ms_per_mib": factor * table.border_ms_per_mib}
+    return table.model_copy(update={"blocks": blocks, **whole})
+
+
+def _networks(table: LatencyTable, space: SearchSpace) -> list[Architecture]:
+    return [space.parse(row.architecture) for row in table.networks]
+
+
+def anchor_models(table: LatencyTable, space: SearchSpace, device: Device) -> dict[str, bytes]:
+    """Return some of the table's networks as ONNX files by their text, to be measured beside other networks."""
+    with seeded(int(table.protocol["seed"])):  # the same files in every call
+        return network_models(space, _networks(table, space)[:ANCHORS], device)
 
 
 def drift(table: LatencyTable, now: Mapping[str, Measured]) -> float:
-    """Return how the device's latency has changed since the table was built: 1 is not at all, 1.1 is 10 % slower.
+    """Return how the device's latency has changed since the table was measured: 1 is not at all, 1.1 is 10 % slower.
 
-    The median over the table's calibration networks, which ``now`` must hold by their text. A shared machine changes
-    by tens of percent from minute to minute, for all networks alike.
+    The median over the table's anchors, which ``now`` must hold by their text. A shared machine changes by tens of
+    percent from minute to minute, for all networks alike.
     """
-    return float(np.median([now[row.architecture].ms / row.measured_ms for row in table.calibration]))
+    return float(np.median([now[row.architecture].ms / row.measured_ms for row in table.networks[:ANCHORS]]))

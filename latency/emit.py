@@ -130,7 +130,8 @@ def _batch_norm(
         raise UnsupportedOperation("batch_norm without affine terms")
     conv = r.producer(r.name(x))
     if conv is None or conv.op_type != "Conv":
-        raise UnsupportedOperation("batch_norm that does not follow a convolution")
+        terms = [r.constant(term.detach().numpy()) for term in (weight, bias, mean, var)]
+        return r.node("BatchNormalization", [r.name(x), *terms], epsilon=eps)
     if any(conv.output[0] in node.input for node in r.nodes):
         raise UnsupportedOperation("a convolution whose output is used with and without batch norm")
     scale = (weight / torch.sqrt(var + eps)).detach().numpy()
@@ -148,10 +149,29 @@ def _linear(r: _Recorder, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor |
     return r.node("Gemm", inputs, transB=1)
 
 
-def _avg_pool2d(r: _Recorder, out: Tensor, x: Tensor, kernel: Any, *rest: Any, **options: Any) -> str:
-    if rest or options or kernel != x.shape[2:]:
-        raise UnsupportedOperation("avg_pool2d of less than the whole feature map")
-    return r.node("AveragePool", [r.name(x)], kernel_shape=list(kernel))
+def _avg_pool2d(
+    r: _Recorder, out: Tensor, x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
+    ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None,
+) -> str:  # fmt: skip
+    if ceil_mode or divisor_override is not None:
+        raise UnsupportedOperation("avg_pool2d with ceil_mode or a divisor of its own")
+    kernel, stride, padding = (
+        list(v) if isinstance(v, tuple | list) else [v, v] for v in (kernel_size, stride or kernel_size, padding)
+    )
+    return r.node(
+        "AveragePool",
+        [r.name(x)],
+        kernel_shape=kernel,
+        strides=stride,
+        pads=padding * 2,
+        count_include_pad=int(count_include_pad),
+    )
+
+
+def _mul(r: _Recorder, out: Tensor, x: Tensor, other: Any) -> str:
+    if isinstance(other, Tensor):
+        return r.node("Mul", [r.name(x), r.name(other)])
+    return r.node("Mul", [r.name(x), r.constant(np.array(other, np.float32))])
 
 
 def _add(r: _Recorder, out: Tensor, x: Tensor, other: Any, alpha: float = 1) -> str:
@@ -179,6 +199,8 @@ _HANDLERS: dict[Any, Callable[..., str]] = {
     F.avg_pool2d: _avg_pool2d,
     Tensor.add: _add,
     Tensor.__add__: _add,
+    Tensor.mul: _mul,
+    Tensor.__mul__: _mul,
     Tensor.view: _reshape,
     Tensor.reshape: _reshape,
     Tensor.flatten: _reshape,
@@ -186,13 +208,13 @@ _HANDLERS: dict[Any, Callable[..., str]] = {
 }
 
 
-def to_onnx(module: nn.Module, in_shape: Shape) -> bytes:
-    """Return the module in evaluation mode as an ONNX file for one input (1, C, H, W), batch norm folded.
+def to_onnx(module: nn.Module, in_shape: Shape, batch: int = 1) -> bytes:
+    """Return the module in evaluation mode as an ONNX file for one input (batch, C, H, W), batch norm folded.
 
     Raises:
         UnsupportedOperation: the module does something that the recorder has no form for.
     """
-    image = torch.randn(1, *in_shape)
+    image = torch.randn(batch, *in_shape)
     recorder = _Recorder(image)
     with torch.no_grad(), recorder:
         result = module.eval()(image)
@@ -202,7 +224,7 @@ def to_onnx(module: nn.Module, in_shape: Shape) -> bytes:
     graph = helper.make_graph(
         nodes,
         "graph",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, *in_shape])],
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, [batch, *in_shape])],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, list(result.shape))],
         [numpy_helper.from_array(value, name) for name, value in recorder.constants.items()],
     )
@@ -210,9 +232,9 @@ def to_onnx(module: nn.Module, in_shape: Shape) -> bytes:
     return bytes(model.SerializeToString())
 
 
-def disagreement(model: bytes, module: nn.Module, in_shape: Shape) -> float:
+def disagreement(model: bytes, module: nn.Module, in_shape: Shape, batch: int = 1) -> float:
     """Return the largest difference of ONNX Runtime and PyTorch on one random input, relative to the largest output."""
-    image = torch.randn(1, *in_shape)
+    image = torch.randn(batch, *in_shape)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -52,6 +53,11 @@ def produce(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def utc_now() -> str:
+    """Return the time as ISO 8601 text in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
 def sha256(data: bytes) -> str:
     """Return the hexadecimal SHA-256 of ``data``."""
     return hashlib.sha256(data).hexdigest()
@@ -61,14 +67,23 @@ def _digest(body: dict[str, Any]) -> str:
     return sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
 
 
-def write_sealed(path: Path, schema_version: int, body: dict[str, Any]) -> None:
-    """Write ``body`` as JSON with its ``schema_version`` and a ``sha256`` over everything else."""
+def write_sealed(path: Path, schema_version: int, body: dict[str, Any], seal: str = "sha256") -> None:
+    """Write ``body`` as JSON with its ``schema_version`` and, under the key ``seal``, a SHA-256 of everything else."""
     content = {"schema_version": schema_version, **body}
-    write_text(path, json.dumps({**content, "sha256": _digest(content)}, indent=1) + "\n")
+    write_text(path, json.dumps({**content, seal: _digest(content)}, indent=1) + "\n")
+
+
+def kind_of(path: Path) -> str | None:
+    """Return what a file of ``write_sealed`` says that it is (its ``kind``), or None where it does not say."""
+    content = None
+    with contextlib.suppress(OSError, ValueError):  # to complain is for who reads it
+        content = json.loads(path.read_bytes())
+    kind = content.get("kind") if isinstance(content, dict) else None
+    return kind if isinstance(kind, str) else None
 
 
 def read_sealed(
-    path: Path, schema_version: int, what: str, remedy: str = "delete it to make it anew"
+    path: Path, schema_version: int, what: str, remedy: str = "delete it to make it anew", seal: str = "sha256"
 ) -> dict[str, Any]:
     """Read a file of ``write_sealed``; ``what`` names it in errors, ``remedy`` says what to do if it is damaged.
 
@@ -88,8 +103,7 @@ def read_sealed(
     if content["schema_version"] != schema_version:
         found = content["schema_version"]
         raise InputError(f"{what} {path} has schema version {found}; this version reads {schema_version}")
-    seal = content.pop("sha256", None)
-    if seal != _digest(content):
+    if content.pop(seal, None) != _digest(content):
         raise InputError(f"{what} {path} is damaged: its checksum does not match; {remedy}")
     del content["schema_version"]
     return content

@@ -1,52 +1,76 @@
 """Measuring ONNX models on a device: interleaved rounds, resumable, with an interval for every number."""
 
-import contextlib
 import json
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 
-from latency import runner
 from latency.device import Device
 from latency.emit import to_onnx
 from latency.files import sha256, write_text
+from latency.host import Connection, ConnectionLost, MeasuringFailed, fingerprint
+from latency.models import seeded
+from latency.runner import QUANTITIES
 from search_spaces.block import Block, Network
+from search_spaces.errors import InputError
 from search_spaces.operators import Classifier, ConvNormReLU, MBConv
 
 Progress = Callable[[int, int], None]
 """Told how much is done, and of how much."""
+Samples = dict[str, dict[str, NDArray]]
+"""Quantity (``cold_cpu_ms``, ...) -> name of a model -> one sample (ms) per round."""
 
-# Touched before each cold call: larger than a core's own caches and than what its TLB covers in small pages.
-DISPLACE_BYTES = 8 * 2**20
-QUANTITIES = ("cold_ms", "cold_wall_ms", "steady_ms")
-
-
-class MeasuringFailed(RuntimeError):
-    """The measuring program died or its connection broke."""
+# Swept in every round: with it the same model gives the same number among a dozen others and among a hundred.
+SWEEP_BYTES = 256 * 2**20
+# Below a dozen models, the sweep before each call grows so large that it displaces the interpreter too.
+FEWEST_MODELS = 12
+# Where a process keeps a model's data and the engine's code changes its latency by several percent, for as long as the
+# process lives: every so many rounds the program is started anew.
+ROUNDS_PER_START = 5
+# A call of a busy machine may be held up for long: half of the samples are beyond the estimate's reach.
+_KEPT = 0.5
+_RESAMPLES = 200
+# Calls of the company whose median tells the machine's speed: some ten milliseconds.
+_AROUND = 9
+_HELD_UP_PERCENT = 20.0
+# Pauses before another try: a board takes about half a minute to start.
+_RECONNECT_S = (2.0, 8.0, 30.0)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How often and in which order models are timed."""
+    """How often and in which order models are timed.
+
+    At least ``rounds`` are measured, and more, up to ``most_rounds``, until half of the models have a 90 % interval
+    that is no wider than +- ``interval_percent``.
+    """
 
     rounds: int = 20
-    calls: int = 3
+    calls: int = 2
     seed: int = 0
+    most_rounds: int = 60
+    interval_percent: float = 5.0
+
+    def record(self) -> dict[str, int | float]:
+        """Return everything that a number of this protocol depends on."""
+        return {**asdict(self), "sweep_bytes": SWEEP_BYTES, "rounds_per_start": ROUNDS_PER_START}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The 20th percentile over rounds (ms) and its 90 % bootstrap interval.
+    """A latency (ms) and its 90 % bootstrap interval: the mean of the faster half of the samples.
 
-    The low percentile discards rounds that other programs disturbed; the mean and the median do not.
+    What disturbs a measurement only ever makes it slower. Of the estimates that look at the faster samples alone, this
+    one repeats better than the 20th percentile and the minimum, which hang on one or two samples.
     """
 
     ms: float
@@ -56,19 +80,74 @@ class Measured:
     @classmethod
     def of(cls, samples_ms: NDArray) -> "Measured":
         """Estimate from one sample per round."""
-        rng = np.random.default_rng(0)
-        draws = rng.choice(samples_ms, (200, len(samples_ms)))
-        low, high = np.percentile(np.percentile(draws, 20, axis=1), [5, 95])
-        return cls(float(np.percentile(samples_ms, 20)), float(low), float(high))
+        low, high = intervals(samples_ms[:, None])
+        return cls(float(estimates(samples_ms)), float(low[0]), float(high[0]))
+
+
+def estimates(samples_ms: NDArray) -> NDArray:
+    """Return the mean of the faster half of samples along the first axis, which is the rounds."""
+    kept = max(1, int(_KEPT * len(samples_ms)))
+    return np.asarray(np.sort(samples_ms, axis=0)[:kept].mean(axis=0))
+
+
+def intervals(samples_ms: NDArray) -> tuple[NDArray, NDArray]:
+    """Return the bounds of the 90 % bootstrap intervals of samples (rounds, models)."""
+    rng = np.random.default_rng(0)
+    rounds = len(samples_ms)
+    draws = np.array([estimates(samples_ms[rng.integers(rounds, size=rounds)]) for _ in range(_RESAMPLES)])
+    low, high = np.percentile(draws, [5, 95], axis=0)
+    return low, high
+
+
+def spread_percent(samples_ms: NDArray) -> float:
+    """Return half the width of the 90 % interval, in percent of the estimate: the median over models."""
+    low, high = intervals(samples_ms)
+    return float(100 * np.median((high - low) / 2 / estimates(samples_ms)))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How quiet the machine was: the typical 90 % interval, how much longer calls took than they computed, rounds."""
+
+    interval_percent: float
+    held_up_percent: float
+    rounds: int
+
+    @classmethod
+    def of(cls, samples: Samples, quantity: str) -> "Noise":
+        """Describe a measurement by its ``quantity``."""
+        cpu, wall = (np.stack(list(samples[q].values()), axis=1) for q in ("cold_cpu_ms", "cold_wall_ms"))
+        interval = spread_percent(np.stack(list(samples[quantity].values()), axis=1))
+        return cls(interval, float(100 * (wall.sum() / cpu.sum() - 1)) if "cpu" in quantity else 0.0, len(cpu))
+
+    def noisy(self, protocol: Protocol) -> bool:
+        """Tell whether the host was too busy for the protocol."""
+        return self.interval_percent > protocol.interval_percent or self.held_up_percent > _HELD_UP_PERCENT
+
+    def text(self, protocol: Protocol) -> str:
+        """Return the noise in one line; a noisy host is called so."""
+        held = f", calls held up by {self.held_up_percent:.0f} %" if self.held_up_percent >= 1 else ""
+        state = "a noisy host" if self.noisy(protocol) else "a quiet host"
+        return f"{state}: typical 90 % interval +-{self.interval_percent:.1f} % after {self.rounds} rounds{held}"
+
+
+def _small_network(channels: int, hidden: int, kernel: int) -> bytes:
+    blocks: list[Block] = [ConvNormReLU((64, 7, 7), channels, kernel=1, stride=1)]
+    shape = blocks[0].out_shape
+    blocks += [MBConv(shape, channels, kernel, 1, 3), MBConv(shape, channels, 3, 1, 2)]
+    blocks += [ConvNormReLU(shape, hidden, kernel=1, stride=1), Classifier((hidden, 7, 7), 1000)]
+    return to_onnx(Network(block.build() for block in blocks), blocks[0].in_shape)
 
 
 @cache
-def _company() -> bytes:
-    """Return the network that runs before each cold call: 16 MB of weights, the common operators."""
-    blocks: list[Block] = [ConvNormReLU((64, 7, 7), 512, kernel=1, stride=1)]
-    blocks += [MBConv((512, 7, 7), 512, 5, 1, 3), MBConv((512, 7, 7), 512, 3, 1, 2)]
-    blocks += [ConvNormReLU((512, 7, 7), 1024, kernel=1, stride=1), Classifier((1024, 7, 7), 1000)]
-    return to_onnx(Network(block.build() for block in blocks), blocks[0].in_shape)
+def company() -> tuple[bytes, ...]:
+    """Return a dozen small networks (0.5 to 4 MB) of the common operators, the same on every machine.
+
+    The largest runs before each cold call; the others are measured beside models that are too few to be alone.
+    """
+    with seeded(0):
+        widths = np.linspace(64, 224, FEWEST_MODELS).astype(int) // 8 * 8
+        return tuple(_small_network(int(c), 2 * int(c), 3 + 2 * (i % 2)) for i, c in enumerate(widths))
 
 
 class _Journal:
@@ -81,7 +160,7 @@ class _Journal:
     def read(self) -> list[dict[str, Any]]:
         """Return the finished rounds, or start anew where the file is absent or of another job."""
         # What follows the last line feed was cut off.
-        lines = self._path.read_text().split("\n")[:-1] if self._path.exists() else []
+        lines = self._path.read_text(errors="replace").split("\n")[:-1] if self._path.exists() else []
         rounds: list[dict[str, Any]] = []
         if lines and lines[0] == self._header:
             for line in lines[1:]:
@@ -96,9 +175,6 @@ class _Journal:
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
-    def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
-
 
 def measure(
     device: Device,
@@ -106,86 +182,153 @@ def measure(
     protocol: Protocol,
     journal: Path | None = None,
     progress: Progress = lambda done, total: None,
-) -> dict[str, dict[str, NDArray]]:
+    cold_only: Collection[str] = (),
+) -> Samples:
     """Time ``models`` (name -> ONNX file content) together, one interleaved session in a process of its own.
 
     Args:
         device: where to measure.
-        models: what to measure, at batch 1 with random inputs.
+        models: what to measure, with random inputs.
         protocol: rounds, calls in a row per round, seed of the order.
-        journal: where finished rounds are kept until ``measure`` returns; the same call then resumes.
+        journal: where finished rounds are kept until ``forget``; the same call then resumes.
         progress: told after every round.
+        cold_only: names of which the steady state is of no interest, to save time.
 
     Returns:
-        quantity (``cold_ms``, ``cold_wall_ms``, ``steady_ms``) -> name -> one sample (ms) per round.
+        quantity -> name -> one sample (ms) per round.
 
     Raises:
-        MeasuringFailed: the measuring program died.
+        InputError: the device cannot be reached, or refuses a model.
+        MeasuringFailed: the measuring program died, or the connection broke again and again.
     """
+    beside = company()[: max(0, FEWEST_MODELS - len(models))]
+    every = (*models.values(), *beside)
+    files = {_file(content): content for content in (*every, company()[-1])}
     job = {
-        "models": [sha256(content) for content in models.values()],
-        "names": list(models),
-        "fingerprint": device.fingerprint(),
-        "rounds": protocol.rounds,
-        "calls": protocol.calls,
+        "models": [_file(content) for content in every],
+        "calls": [1 if name in cold_only else protocol.calls for name in models] + [1] * len(beside),
+        "company": _file(company()[-1]),
+        "fingerprint": fingerprint(device),
+        "engine": device.engine,
+        "provider": device.provider,
+        "precision": device.precision,
+        "threads": device.threads,
         "seed": protocol.seed,
-        "displace_bytes": DISPLACE_BYTES,
+        "sweep_bytes": SWEEP_BYTES,
     }
     kept = _Journal(journal, job) if journal else None
     rows = kept.read() if kept else []
-    progress(len(rows), protocol.rounds)
-    if len(rows) < protocol.rounds:
+    session = _Session(
+        device, job, files, kept, rows, protocol.most_rounds,
+        lambda: _enough(rows, device.quantity, list(models), protocol),
+    )  # fmt: skip
+    try:
+        session.run(lambda: progress(min(len(rows), protocol.rounds), protocol.rounds))
+    except InputError as error:
+        raise InputError(_with_names(str(error), models)) from None
+    return _samples(rows, list(models))
+
+
+def _samples(rows: list[dict[str, Any]], names: list[str]) -> Samples:
+    """Return the samples by quantity and name, at one speed of the machine.
+
+    A machine's speed changes within seconds, with what runs beside it and with its clock, for all networks alike. The
+    same small network runs before every call: how long it takes there and then tells the speed of the moment.
+    """
+    slowness = {}
+    for clock in ("cpu", "wall"):
+        speeds = np.array([_local(row[f"company_{clock}_ms"], row["order"]) for row in rows])
+        slowness[clock] = speeds / estimates(speeds.ravel())
+    samples: Samples = {}
+    for quantity in QUANTITIES:
+        values = np.array([row[quantity] for row in rows]) / slowness["cpu" if "cpu" in quantity else "wall"]
+        samples[quantity] = {name: values[:, i] for i, name in enumerate(names)}
+    return samples
+
+
+def _local(company_ms: list[float], order: list[int]) -> NDArray:
+    """Return the company's typical time (ms) around each model's call, in the order of the models."""
+    around = median_filter(np.array(company_ms)[order], size=min(_AROUND, len(order)), mode="nearest")
+    result = np.empty(len(order))
+    result[order] = around
+    return result
+
+
+def _file(content: bytes) -> str:
+    return f"{sha256(content)}.onnx"
+
+
+def _with_names(text: str, models: Mapping[str, bytes]) -> str:
+    """Return ``text`` with the models' names in place of those of their files on the device."""
+    for name, content in models.items():
+        text = text.replace(_file(content), name)
+    return text
+
+
+def _enough(rows: list[dict[str, Any]], quantity: str, names: list[str], protocol: Protocol) -> bool:
+    """Tell whether the rounds suffice; asked between starts alone, so that a resumed job stops where it would have."""
+    count = len(rows)
+    if count >= protocol.most_rounds:
+        return True
+    if count < protocol.rounds or count % ROUNDS_PER_START:
+        return False
+    values = _samples(rows, names)[quantity].values()
+    return spread_percent(np.stack(list(values), axis=1)) <= protocol.interval_percent
+
+
+@dataclass
+class _Session:
+    """The rounds of one job, over as many starts of the program as it takes."""
+
+    device: Device
+    job: dict[str, Any]
+    files: Mapping[str, bytes]
+    journal: _Journal | None
+    rows: list[dict[str, Any]]
+    most_rounds: int
+    enough: Callable[[], bool]
+
+    def run(self, progress: Callable[[], None]) -> None:
+        progress()
+        failures = 0
         with tempfile.TemporaryDirectory(prefix="nas-measure-") as folder:
-            paths = []
-            for number, content in enumerate(models.values()):
-                paths.append(str(Path(folder, f"{number}.onnx")))
-                Path(paths[-1]).write_bytes(content)
-            company = Path(folder, "company.onnx")
-            company.write_bytes(_company())
-            order = {**job, "models": paths, "company": str(company), "first_round": len(rows)}
-            order |= {"threads": device.threads, "provider": device.provider}
-            for row in _run(order):
-                rows.append(row)
-                if kept:
-                    kept.append(row)
-                progress(len(rows), protocol.rounds)
-    return {
-        quantity: {name: np.array([row[quantity][i] for row in rows]) for i, name in enumerate(models)}
-        for quantity in QUANTITIES
-    }
+            while not self.enough():
+                before = len(self.rows)
+                try:
+                    self._start(Path(folder), progress)
+                    failures = 0
+                except ConnectionLost as error:
+                    failures = 1 if len(self.rows) > before else failures + 1
+                    self._wait(failures, error)
+
+    def _wait(self, failures: int, error: ConnectionLost) -> None:
+        if failures > len(_RECONNECT_S):
+            kept = f"; {len(self.rows)} rounds are kept: repeat the command to go on" if self.journal else ""
+            raise MeasuringFailed(f"{error}{kept}") from None
+        time.sleep(_RECONNECT_S[failures - 1])
+
+    def _start(self, folder: Path, progress: Callable[[], None]) -> None:
+        first = len(self.rows)
+        end = min(self.most_rounds, (first // ROUNDS_PER_START + 1) * ROUNDS_PER_START)
+        with Connection(self.device, folder) as connection:
+            connection.send(self.files)
+            try:
+                for row in connection.rounds({**self.job, "first_round": first, "end_round": end}):
+                    self.rows.append(row)
+                    if self.journal:
+                        self.journal.append(row)
+                    progress()
+            except InputError:
+                connection.remove(self.files)
+                raise
+            if self.enough():
+                connection.remove(self.files)
 
 
 def forget(journal: Path) -> None:
     """Delete the rounds that ``measure`` kept, once their result is safe elsewhere."""
-    journal.unlink(missing_ok=True)
+    with suppress(FileNotFoundError):
+        journal.unlink()
 
 
-def _run(order: dict[str, Any]) -> Any:
-    """Yield the rounds of the measuring program, which runs apart from this process and its threads."""
-    with tempfile.TemporaryFile("w+") as errors:
-        program = subprocess.Popen(
-            [sys.executable, runner.__file__],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
-            start_new_session=True,  # an interrupt from the keyboard is this process's to handle
-        )  # fmt: skip
-        assert program.stdin and program.stdout
-        try:
-            with contextlib.suppress(BrokenPipeError):  # it died at once; its last words follow below
-                program.stdin.write(json.dumps(order) + "\n")
-                program.stdin.flush()
-            for line in program.stdout:
-                if not line.endswith("\n"):
-                    break  # it died in the middle of a line
-                row = json.loads(line)
-                if "done" in row:
-                    return
-                yield row
-            program.wait()
-            errors.seek(0)
-            last = (errors.read().strip().splitlines() or ["no message"])[-1]
-            raise MeasuringFailed(f"the measuring program ended early: {last}")
-        finally:
-            with contextlib.suppress(BrokenPipeError):
-                program.stdin.close()  # it ends when its input closes
-            program.wait()
-            program.stdout.close()
+__all__ = ["Measured", "MeasuringFailed", "Noise", "Progress", "Protocol", "Samples", "forget", "measure"]

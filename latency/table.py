@@ -1,23 +1,26 @@
 """The latency table: measured blocks, calibrated to whole networks, with its own error beside it."""
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import stats
 
+from latency.calibrate import Calibration, Features
 from latency.device import Device
-from latency.files import read_sealed, write_sealed
+from latency.files import kind_of, read_sealed, write_sealed
+from latency.host import fingerprint
 from search_spaces.block import Block
 from search_spaces.errors import InputError
-from search_spaces.operators import Identity
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # Beyond this error on networks that it has not seen, a table misleads more than it helps.
 WORST_MAPE_PERCENT = 15.0
 WORST_SPEARMAN = 0.80
+_MIB = 2**20
 
 
 class _Model(BaseModel):
@@ -25,19 +28,23 @@ class _Model(BaseModel):
 
 
 class BlockLatency(_Model):
-    """One block alone in a session: first call with cold caches (p20, interval) and steady state, in ms."""
+    """One block alone in a session: first call with cold caches (with its 90 % interval) and steady state, in ms.
+
+    ``plain_start`` and ``plain_end`` tell that its first and last kernels work on plain NCHW, not on channel blocks.
+    """
 
     cold_ms: float
     cold_ms_low: float
     cold_ms_high: float
     steady_ms: float
+    plain_start: bool
+    plain_end: bool
 
 
 class NetworkLatency(_Model):
-    """One whole network: the sum of its blocks, what the table predicts, and what was measured (ms)."""
+    """One whole network: predicted by a calibration that had not seen it, and measured (ms)."""
 
     architecture: str
-    sum_ms: float
     predicted_ms: float
     measured_ms: float
 
@@ -65,6 +72,11 @@ class Quality(_Model):
             kendall=float(stats.kendalltau(predicted_ms, measured_ms).statistic),
         )
 
+    @classmethod
+    def none(cls) -> "Quality":
+        """Return the quality of what has not been compared yet."""
+        return cls(networks=0, mape_percent=0, within_5_percent=0, within_10_percent=0, spearman=0, kendall=0)
+
     def lines(self) -> dict[str, str]:
         """Return the quality as label and text."""
         return {
@@ -87,39 +99,88 @@ class Quality(_Model):
         return self.mape_percent <= WORST_MAPE_PERCENT and self.spearman >= WORST_SPEARMAN
 
 
-class LatencyTable(_Model):
-    """Latencies of one device for the blocks of one space at one input shape (batch 1, ms).
+class Session(_Model):
+    """How steady the measuring was.
 
-    A network costs ``offset_ms + slope * (sum over blocks of cold_ms - session_ms)``, where ``session_ms`` is
-    the cold call of an empty model: every block measured alone pays it, a whole network pays it once.
+    ``entries_within_3_percent`` compares the blocks' latencies of both halves of the rounds, one common scale
+    removed; ``anchor_drift_percent`` is how one network changed between them. ``interval_percent`` is the typical
+    90 % interval (+-) of an entry, and ``held_up_percent`` by how much calls took longer than they computed.
+    """
+
+    rounds: int
+    entries_within_3_percent: float
+    anchor_drift_percent: float
+    interval_percent: float
+    held_up_percent: float
+    noisy: bool
+
+    def lines(self) -> dict[str, str]:
+        """Return the steadiness as label and text."""
+        return {
+            "host while measuring": "noisy" if self.noisy else "quiet",
+            "rounds": str(self.rounds),
+            "90 % interval of a block": f"+-{self.interval_percent:.1f} %",
+            "blocks within 3 % between both halves": f"{self.entries_within_3_percent:.0f} %",
+            "anchor's drift between them": f"{self.anchor_drift_percent:+.1f} %",
+            "calls held up": f"{self.held_up_percent:.0f} %",
+        }
+
+
+class LatencyTable(_Model):
+    """Latencies of one device for the blocks of one space at one input shape, in ms.
+
+    ``quantity`` names what was measured (see ``Device.quantity``). ``session_ms`` is the cold call of an empty model
+    and ``border_ms_per_mib`` what a block alone pays for its input and output; see ``latency.calibrate`` for how a
+    network's latency follows.
     """
 
     device: str
+    quantity: str
     fingerprint: dict[str, str]
-    protocol: dict[str, int]
+    protocol: dict[str, int | float]
     space: str
     input_shape: tuple[int, int, int]
     classes: int
     session_ms: float
+    border_ms_per_mib: float
     blocks: dict[str, BlockLatency]
-    slope: float
-    offset_ms: float
-    calibration: tuple[NetworkLatency, ...]
-    held_out: tuple[NetworkLatency, ...]
+    calibration: Calibration
+    networks: tuple[NetworkLatency, ...]
     quality: Quality
+    session: Session
 
-    def sum_ms(self, blocks: Iterable[Block]) -> float:
-        """Return the sum of the blocks' own latencies, uncalibrated.
+    def missing(self, blocks: Iterable[Block]) -> list[Block]:
+        """Return the blocks that the table lacks, each once."""
+        return list({b.key: b for b in blocks if not b.free and b.key not in self.blocks}.values())
+
+    def extends(self, other: "LatencyTable") -> bool:
+        """Tell whether this is the ``other`` table, perhaps with more blocks."""
+        shared = {key: entry for key, entry in self.blocks.items() if key in other.blocks}
+        return self.model_copy(update={"blocks": shared}) == other
+
+    def features(self, blocks: Iterable[Block]) -> Features:
+        """Return what the latency of the network of ``blocks`` is made of.
 
         Raises:
             InputError: the table lacks blocks; they are named.
         """
-        needed = [block.key for block in blocks if not isinstance(block, Identity)]
-        missing = sorted({key for key in needed if key not in self.blocks})
-        if missing:
-            names = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        body = [block for block in blocks if not block.free]
+        if missing := self.missing(body):
+            names = ", ".join(block.key for block in missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise InputError(f"the latency table of {self.device} lacks {len(missing)} blocks: {names}")
-        return sum(self.blocks[key].cold_ms - self.session_ms for key in needed)
+        entries = [self.blocks[block.key] for block in body]
+        alone = sum(entry.cold_ms - self.session_ms for entry in entries)
+        borders = sum(self._border_ms(block.in_shape) + self._border_ms(block.out_shape) for block in body) / 2
+        switches = sum(
+            self._border_ms(after.in_shape)
+            for (_, entry), (after, entry_after) in pairwise(zip(body, entries, strict=True))
+            if entry.plain_end != entry_after.plain_start
+        )
+        return Features(core_ms=alone - borders, blocks=len(body), switch_ms=switches)
+
+    def _border_ms(self, shape: tuple[int, int, int]) -> float:
+        batch = int(self.fingerprint.get("batch", "1"))
+        return self.border_ms_per_mib * 4 * batch * shape[0] * shape[1] * shape[2] / _MIB
 
     def predict_ms(self, blocks: Iterable[Block]) -> float:
         """Return the predicted latency (ms) of the network that consists of ``blocks``.
@@ -127,12 +188,11 @@ class LatencyTable(_Model):
         Raises:
             InputError: the table lacks blocks; they are named.
         """
-        return self.offset_ms + self.slope * self.sum_ms(blocks)
+        return self.calibration.predict_ms(self.features(blocks))
 
     def require(self, device: Device, space: str, input_shape: tuple[int, int, int], classes: int) -> None:
         """Raise ``InputError`` unless the table was measured on this very device for this very space."""
-        here = device.fingerprint()
-        for key, value in here.items():
+        for key, value in fingerprint(device).items():
             if self.fingerprint.get(key) != value:
                 there = self.fingerprint.get(key)
                 raise InputError(
@@ -148,16 +208,21 @@ class LatencyTable(_Model):
 
     def save(self, path: Path) -> None:
         """Write the table, whole or not at all."""
-        write_sealed(path, SCHEMA_VERSION, self.model_dump(mode="json"))
+        write_sealed(path, SCHEMA_VERSION, {"kind": "measured", **self.model_dump(mode="json")})
 
     @classmethod
     def load(cls, path: Path) -> "LatencyTable":
         """Read a table.
 
         Raises:
-            InputError: the file is missing, damaged or of another schema version.
+            InputError: the file is missing, damaged, of another schema version, or no measured table.
         """
+        remedy = "`nas table build` makes one"
+        if kind_of(path) == "fitted":
+            raise InputError(f"{path} was fitted to timings; a measured table is needed here: {remedy}")
         body = read_sealed(path, SCHEMA_VERSION, "latency table")
+        if body.pop("kind", None) != "measured":
+            raise InputError(f"{path} is no measured latency table: {remedy}")
         try:
             return cls.model_validate(body)
         except ValidationError as error:

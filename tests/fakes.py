@@ -1,20 +1,27 @@
-"""A latency table and an oracle without any measurement or training, for tests of the search."""
+"""A device, a latency table and an oracle without any measurement or training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 from optuna.study import Study
 
-from latency.build import spread_networks
-from latency.device import DEVICES
-from latency.table import BlockLatency, LatencyTable, NetworkLatency, Quality
+from latency.calibrate import Calibration, Features
+from latency.device import Device
+from latency.host import fingerprint
+from latency.measure import Progress, Protocol, Samples
+from latency.models import spread_networks
+from latency.runner import QUANTITIES
+from latency.table import BlockLatency, LatencyTable, NetworkLatency, Quality, Session
 from nas.search.executor import InProcess, Work
 from nas.search.samplers import SamplerKind, make_sampler
 from nas.search.study import Driver, Target, enqueue, first_candidates, open_study
 from nas.training.oracle import Task
 from nas.training.train import Recipe
 from search_spaces.architecture import Architecture
-from search_spaces.operators import Identity
+from search_spaces.block import Block
+from search_spaces.operators import MBConv
 from search_spaces.space import SearchSpace
 
 Told = tuple[int, str, dict[str, object], list[float] | None, dict[str, object]]
@@ -24,21 +31,102 @@ def made_up_table(space: SearchSpace, device: str = "cpu") -> LatencyTable:
     """Each block costs 0.01 ms, and 0.1 ms per million MACs and per hundred thousand parameters."""
     blocks = {}
     for block in space.distinct_blocks():
-        if not isinstance(block, Identity):
+        if not block.free:
             ms = 0.012 + 1e-7 * block.macs + 1e-6 * block.params
-            blocks[block.key] = BlockLatency(cold_ms=ms, cold_ms_low=ms, cold_ms_high=ms, steady_ms=ms)
+            blocks[block.key] = BlockLatency(
+                cold_ms=ms, cold_ms_low=ms, cold_ms_high=ms, steady_ms=ms, plain_start=False, plain_end=False
+            )
     quality = Quality(
         networks=12, mape_percent=1.0, within_5_percent=100, within_10_percent=100, spearman=0.99, kendall=0.95
     )
+    session = Session(
+        rounds=20, entries_within_3_percent=90, anchor_drift_percent=0, interval_percent=1, held_up_percent=0,
+        noisy=False,
+    )  # fmt: skip
     anchors = [
-        NetworkLatency(architecture=a.text, sum_ms=0.1, predicted_ms=0.11, measured_ms=0.11)
+        NetworkLatency(architecture=a.text, predicted_ms=0.11, measured_ms=0.11)
         for a in spread_networks(space, 3, seed=0)
     ]
     return LatencyTable(
-        device=device, fingerprint=DEVICES["cpu"].fingerprint(), protocol={"rounds": 3, "calls": 3, "seed": 0},
-        space=space.name, input_shape=space.input_shape, classes=space.classes, session_ms=0.002, blocks=blocks,
-        slope=1.0, offset_ms=0.01, calibration=tuple(anchors), held_out=(), quality=quality,
+        device=device, quantity="cold_cpu_ms", fingerprint=fingerprint(Device.parse("cpu")), protocol={"seed": 0},
+        space=space.name, input_shape=space.input_shape, classes=space.classes, session_ms=0.002,
+        border_ms_per_mib=0.0, blocks=blocks, networks=tuple(anchors), quality=quality, session=session,
+        calibration=Calibration(slope=1.0, offset_ms=0.01, block_ms=0.0, switch_share=0.0),
     )  # fmt: skip
+
+
+class MadeUpDevice:
+    """Takes the place of ``latency.build.measure``: what a table assumes of a device holds exactly on this one.
+
+    Blocks cost by MACs and parameters, borders by their size, whole networks as ``calibration`` says, and everything
+    ``factor`` times that. ``asked`` are the names of what it was asked to measure, one list per call; ``called`` are
+    the architectures of models that have a name of their own.
+    """
+
+    SESSION_MS = 0.05
+    BORDER_MS_PER_MIB = 2.0
+
+    def __init__(self, space: SearchSpace, calibration: Calibration | None = None) -> None:
+        self._space = space
+        self._blocks = {block.key: block for block in space.distinct_blocks()}
+        self.calibration = calibration or Calibration(slope=1, offset_ms=0, block_ms=0, switch_share=0.4)
+        self.factor = 1.0
+        self.asked: list[list[str]] = []
+        self.called: dict[str, Architecture] = {}
+
+    def core_ms(self, block: Block) -> float:
+        return 0.01 + 1e-7 * block.macs + 1e-6 * block.params
+
+    def border_ms(self, shape: tuple[int, int, int], batch: int = 1) -> float:
+        return self.BORDER_MS_PER_MIB * batch * shape[0] * shape[1] * shape[2] * 4 / 2**20
+
+    def features(self, architecture: Architecture) -> Features:
+        body = [block for block in self._space.blocks(architecture) if not block.free]
+        switch_ms = sum(self.border_ms(b.in_shape) for a, b in pairwise(body) if _plain_end(a) != _plain_start(b))
+        return Features(core_ms=sum(map(self.core_ms, body)), blocks=len(body), switch_ms=switch_ms)
+
+    def network_ms(self, architecture: Architecture) -> float:
+        return self.factor * self.calibration.predict_ms(self.features(architecture))
+
+    def ms(self, name: str, batch: int) -> float:
+        """Return what the model called ``name`` takes (ms)."""
+        if name == "empty session":
+            return self.factor * self.SESSION_MS
+        if name.startswith("probe "):
+            depth, sides = name.split()[1:]
+            channels, height, width = map(int, sides.split("x"))
+            convolutions = int(depth) * 1e-7 * channels**2 * height * width
+            border = self.border_ms((channels, height, width), batch)
+            return self.factor * (self.SESSION_MS + border + convolutions)
+        if name in self._blocks:
+            block = self._blocks[name]
+            borders = (self.border_ms(block.in_shape, batch) + self.border_ms(block.out_shape, batch)) / 2
+            return self.factor * (self.SESSION_MS + borders + self.core_ms(block))
+        return self.network_ms(self.called.get(name) or self._space.parse(name))
+
+    def __call__(
+        self,
+        device: Device,
+        models: Mapping[str, bytes],
+        protocol: Protocol,
+        journal: Path | None = None,
+        progress: Progress = lambda done, total: None,
+        cold_only: Collection[str] = (),
+    ) -> Samples:
+        assert set(cold_only) <= set(models)
+        self.asked.append(list(models))
+        progress(protocol.rounds, protocol.rounds)
+        cold = {name: np.full(protocol.rounds, self.ms(name, device.batch)) for name in models}
+        hot = {name: values / 2 for name, values in cold.items()}
+        return {quantity: cold if quantity.startswith("cold") else hot for quantity in QUANTITIES}
+
+
+def _plain_end(block: Block) -> bool:
+    return isinstance(block, MBConv) and block.groups > 1
+
+
+def _plain_start(block: Block) -> bool:
+    return isinstance(block, MBConv) and block.groups > 1 and block.expands
 
 
 def made_up_accuracy(architecture: Architecture) -> float:

@@ -15,7 +15,7 @@ ALLOWED = {
     "nas": {"search_spaces", "latency", "predictors"},
     "dashboards": {"search_spaces", "latency", "predictors", "nas"},
 }
-TRAVELLERS = {"latency.runner": {"numpy", "onnxruntime"}}
+TRAVELLERS = {"latency.runner": {"numpy", "onnxruntime", "openvino"}}
 """Modules that are copied to other machines, and the packages that they may need there."""
 
 

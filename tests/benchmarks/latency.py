@@ -1,30 +1,33 @@
 """How well latency tables predict whole networks, beside simpler ways, on the same networks in the same run.
 
-Run: .venv/bin/python -P tests/benchmarks/latency.py [--input 3x32x32] [--builds 3] [--networks 40]
+Run: .venv/bin/python -P tests/benchmarks/latency.py [--input 3x32x32] [--macro cifar] [--device cpu] [--builds 3]
 """
 
 import argparse
+import itertools
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 
-from latency.build import build_table, network_models
+from latency.build import anchor_models, build_table, drift
 from latency.device import Device
 from latency.measure import Measured, Protocol, measure
+from latency.models import network_models
 from latency.table import LatencyTable, Quality
 from nas.config import parse_shape
 from search_spaces.architecture import Architecture
 from search_spaces.fbnet import FBNetSpace
-from search_spaces.operators import Identity
 from search_spaces.space import SearchSpace, sample, sample_spread
+
+Rows = dict[str, list[Quality]]
 
 
 def unseen(space: SearchSpace, table: LatencyTable, count: int, spread: bool) -> list[Architecture]:
-    """Draw networks that the table was neither calibrated nor checked with."""
+    """Draw networks that the table was not calibrated with."""
     rng = np.random.default_rng(12345)
-    known = {row.architecture for row in (*table.calibration, *table.held_out)}
+    known = {row.architecture for row in table.networks}
     found: dict[str, Architecture] = {}
     while len(found) < count:
         drawn = sample_spread(space, rng) if spread else sample(space, rng)
@@ -39,38 +42,46 @@ def fitted(scores: list[float], measured: list[float], known: list[tuple[float, 
     return Quality.of([slope * s + offset for s in scores], measured)
 
 
-def show(name: str, quality: Quality) -> None:
-    """Print a row."""
-    print(
-        f"  {name:44} {quality.mape_percent:6.1f} %  {quality.within_5_percent:4.0f} / {quality.within_10_percent:3.0f}"
-        f"   {quality.spearman:6.3f} / {quality.kendall:.3f}",
-        flush=True,
+def row(quality: Quality) -> str:
+    """Return a quality as a row of the table."""
+    return (
+        f"{quality.mape_percent:6.1f} %  {quality.within_5_percent:4.0f} / {quality.within_10_percent:3.0f}"
+        f"   {quality.spearman:6.3f} / {quality.kendall:.3f}"
     )
 
 
-def compare(space: SearchSpace, table: LatencyTable, networks: list[Architecture], seed: int) -> list[Quality]:
-    """Measure ``networks`` and print how each way predicts them; return the table's quality, raw and scaled."""
-    samples = measure(Device.parse("cpu"), network_models(space, networks), Protocol(20, 3, seed + 1))
-    measured = [Measured.of(samples["cold_ms"][a.text]).ms for a in networks]
-    bodies = [[b for b in space.blocks(a) if not isinstance(b, Identity)] for a in networks]
+def compare(space: SearchSpace, table: LatencyTable, device: Device, networks: list[Architecture], rows: Rows) -> None:
+    """Measure ``networks`` and add how each way predicts them to ``rows``."""
+    models = {**network_models(space, networks, device), **anchor_models(table, space, device)}
+    samples = measure(device, models, Protocol(seed=12345), cold_only=models)
+    found = {name: Measured.of(values) for name, values in samples[device.quantity].items()}
+    measured = [found[a.text].ms for a in networks]
+    bodies = [[b for b in space.blocks(a) if not b.free] for a in networks]
     predicted = [table.predict_ms(body) for body in bodies]
-    scale = float(np.median(np.array(measured) / np.array(predicted)))
-    raw = Quality.of(predicted, measured)
-    scaled = Quality.of([scale * p for p in predicted], measured)
-    show("table", raw)
-    show(f"table, one common scale removed ({scale:.3f})", scaled)
-    show("sum of blocks alone, steady state", Quality.of([table_sum(table, body) for body in bodies], measured))
-    calibration = [(float(space.macs(space.parse(r.architecture))), r.measured_ms) for r in table.calibration]
+    change = drift(table, found)
+    calibration = [(float(space.macs(space.parse(r.architecture))), r.measured_ms) for r in table.networks]
     macs = [float(space.macs(a)) for a in networks]
-    show("MACs, line through the calibration networks", fitted(macs, measured, calibration))
-    first = [float(samples["cold_wall_ms"][a.text][0]) for a in networks]
-    show("one cold run of each network, wall time", Quality.of(first, measured))
-    return [raw, scaled]
+    ways = {
+        "table": Quality.of(predicted, measured),
+        "table, drift taken out by its anchors": Quality.of([change * p for p in predicted], measured),
+        "sum of isolated hot medians": Quality.of([_hot_sum(table, body) for body in bodies], measured),
+        "MACs, line through the table's networks": fitted(macs, measured, calibration),
+        "one cold run of each network, wall time": Quality.of(
+            [float(samples["cold_wall_ms"][a.text][0]) for a in networks], measured
+        ),
+    }
+    for name, quality in ways.items():
+        rows.setdefault(name, []).append(quality)
 
 
-def table_sum(table: LatencyTable, body: list) -> float:
-    """Return the sum of the blocks' steady-state latencies (ms)."""
+def _hot_sum(table: LatencyTable, body: list) -> float:
     return sum(table.blocks[b.key].steady_ms for b in body)
+
+
+def repeated(first: LatencyTable, second: LatencyTable) -> float:
+    """Return the share (%) of entries that agree within 3 % after one common scale."""
+    ratios = np.array([first.blocks[key].cold_ms / second.blocks[key].cold_ms for key in first.blocks])
+    return 100 * float((np.abs(ratios / np.median(ratios) - 1) <= 0.03).mean())
 
 
 def main() -> None:
@@ -78,30 +89,37 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--input", default="3x32x32")
     parser.add_argument("--macro")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--builds", type=int, default=3)
     parser.add_argument("--networks", type=int, default=40)
     options = parser.parse_args()
     shape = parse_shape(options.input)
     space = FBNetSpace(shape, 1000 if max(shape[1:]) > 64 else 10, options.macro)
-    found: dict[str, list[list[Quality]]] = {"uniform": [], "spread": []}
+    device = Device.parse(options.device)
+    found: dict[str, Rows] = {"uniform": {}, "spread": {}}
+    tables: list[LatencyTable] = []
+    seconds = []
     for seed in range(options.builds):
         with tempfile.TemporaryDirectory() as folder:
             start = time.perf_counter()
-            table = build_table(space, Device.parse("cpu"), Path(folder, "table.json"), Protocol(seed=seed))
-            seconds = time.perf_counter() - start
-        print(f"{space.name} at {options.input}: {len(table.blocks)} blocks in {seconds:.1f} s; {table.quality.text()}")
+            tables.append(build_table(space, device, Path(folder, "table.json"), Protocol(seed=seed)))
+            seconds.append(time.perf_counter() - start)
+        session = ", ".join(f"{k} {v}" for k, v in tables[-1].session.lines().items())
+        print(
+            f"{seconds[-1]:.1f} s, {len(tables[-1].blocks)} blocks; {tables[-1].quality.text()}; {session}", flush=True
+        )
         for kind, rows in found.items():
-            networks = unseen(space, table, options.networks, kind == "spread")
-            print(f" {len(networks)} {kind} networks: MAPE, within 5 / 10 %, Spearman / Kendall")
-            rows.append(compare(space, table, networks, seed))
-    print(f"median of {options.builds} builds")
+            compare(space, tables[-1], device, unseen(space, tables[-1], options.networks, kind == "spread"), rows)
+    print(f"{space.name} at {options.input} on {device.name}, median of {options.builds} builds")
     for kind, rows in found.items():
-        for name, column in (("raw", 0), ("scaled", 1)):
-            mape, near, tau = (
-                np.median([getattr(row[column], key) for row in rows])
-                for key in ("mape_percent", "within_5_percent", "kendall")
-            )
-            print(f"  {kind:8} {name:7} MAPE {mape:.2f} %, within 5 %: {near:.0f} %, Kendall {tau:.3f}")
+        print(f" {options.networks} {kind} networks: MAPE, within 5 / 10 %, Spearman / Kendall")
+        for name, qualities in rows.items():
+            keys = list(Quality.model_fields)
+            medians = {key: np.median([getattr(quality, key) for quality in qualities]) for key in keys}
+            print(f"  {name:40} {row(Quality.model_validate(medians))}")
+    print(f" whole table: {np.median(seconds):.1f} s")
+    for first, second in itertools.pairwise(tables):
+        print(f" entries within 3 % of another build's, one common scale removed: {repeated(first, second):.0f} %")
 
 
 if __name__ == "__main__":

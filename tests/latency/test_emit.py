@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from latency.emit import UnsupportedOperation, disagreement, to_onnx
 from search_spaces.block import Block, Shape
+from search_spaces.cell_operators import AveragePool, NormClassifier, ResidualDown
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.nb201 import NB201Space
 from search_spaces.operators import Classifier, ConvNormReLU, MBConv
 from search_spaces.space import sample
 
@@ -29,19 +31,19 @@ def randomised(module: nn.Module) -> nn.Module:
     return module
 
 
-def outputs(model: bytes, module: nn.Module, shape: Shape) -> tuple[np.ndarray, np.ndarray]:
-    """Return what ONNX Runtime and PyTorch make of an image; written anew, independent of ``disagreement``."""
-    image = torch.randn(1, *shape)
+def outputs(model: bytes, module: nn.Module, shape: Shape, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return what ONNX Runtime and PyTorch make of images; written anew, independent of ``disagreement``."""
+    image = torch.randn(batch, *shape)
     session = ort.InferenceSession(model, providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"input": image.numpy()})
     with torch.no_grad():
         return found, module.eval()(image).numpy()
 
 
-def assert_equal(module: nn.Module, shape: Shape) -> onnx.ModelProto:
-    model = to_onnx(module, shape)
+def assert_equal(module: nn.Module, shape: Shape, batch: int = 1) -> onnx.ModelProto:
+    model = to_onnx(module, shape, batch)
     onnx.checker.check_model(model, full_check=True)
-    found, expected = outputs(model, module, shape)
+    found, expected = outputs(model, module, shape, batch)
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= 1e-4 * max(1e-3, np.abs(expected).max())
     return onnx.load_from_string(model)
@@ -53,6 +55,62 @@ def test_every_fbnet_block(shape: Shape) -> None:
     assert len(blocks) > 50
     for block in blocks:
         assert_equal(randomised(block.build()), block.in_shape)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("shape", [(1, 8, 12), (3, 32, 32)], ids=str)
+def test_every_nb201_block(shape: Shape, batch: int) -> None:
+    blocks = NB201Space(shape, 7).distinct_blocks()
+    assert {block.key.split("_")[0] for block in blocks} == {
+        "conv", "relu", "avg", "zero", "identity", "residual", "norm"
+    }  # fmt: skip
+    for block in blocks:
+        if block.spec != "identity":  # a file of no operators
+            assert_equal(randomised(block.build()), block.in_shape, batch)
+
+
+def test_zeros_are_zero() -> None:
+    (block,) = {b for b in NB201Space((3, 8, 8), 4).distinct_blocks() if b.spec == "zero" and b.in_shape[0] == 16}
+    model = assert_equal(block.build(), block.in_shape, 2)
+    found, _ = outputs(model.SerializeToString(), block.build(), block.in_shape, 2)
+    assert found.shape == (2, *block.in_shape) and not found.any()
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("cell", [",".join(["none"] * 6), "all_conv3x3", "cifar10_best"])
+def test_whole_cells(cell: str, batch: int) -> None:
+    space = NB201Space((3, 8, 8), 6)
+    model = assert_equal(randomised(space.build(space.parse(cell))), space.input_shape, batch)
+    assert ("Mul" in {node.op_type for node in model.graph.node}) is cell.startswith("none")
+
+
+def test_cells_without_a_signal_treat_all_images_alike() -> None:
+    """Every cell's output is zero, and the residual blocks make no more than constants of it: equal for all images."""
+    space = NB201Space((3, 8, 8), 6)
+    network = randomised(space.build(space.parse(",".join(["none"] * 6))))
+    found, expected = outputs(to_onnx(network, space.input_shape, 4), network, space.input_shape, 4)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(found, found[:1].repeat(4, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+@pytest.mark.parametrize(
+    "block",
+    [
+        MBConv((16, 9, 6), 16, 5, 1, 3, 2),
+        MBConv((16, 9, 6), 24, 3, 2, 6),
+        ConvNormReLU((3, 9, 7), 8, 5, 2),
+        Classifier((8, 3, 5), 4),
+        AveragePool((4, 5, 3)),
+        ResidualDown((4, 6, 10), 8),
+        NormClassifier((8, 3, 5), 4),
+    ],
+    ids=lambda block: block.key,
+)
+def test_batches(block: Block, batch: int) -> None:
+    model = assert_equal(randomised(block.build()), block.in_shape, batch)
+    for value in (*model.graph.input, *model.graph.output):
+        assert value.type.tensor_type.shape.dim[0].dim_value == batch
 
 
 @pytest.mark.parametrize(
@@ -142,7 +200,7 @@ def truth(m: Apply, x: Tensor) -> Tensor:
 
 REFUSED: dict[str, Callable[[Apply, Tensor], Tensor]] = {
     "unknown function": lambda m, x: torch.sigmoid(x),
-    "unknown method": lambda m, x: x.mul(2),
+    "unknown method": lambda m, x: x.div(2),
     "in place": lambda m, x: x.add_(1),
     "property": lambda m, x: x.data,
     "index": lambda m, x: x[:, :2],
@@ -158,13 +216,13 @@ REFUSED: dict[str, Callable[[Apply, Tensor], Tensor]] = {
     "scaled add": lambda m, x: x.add(x, alpha=2),
     "padding by name": lambda m, x: m.named(x),
     "weights from input": lambda m, x: F.conv2d(x, x.view(4, 4, 2, 2)),
-    "norm without convolution": lambda m, x: m.norm(x),
-    "norm after activation": lambda m, x: m.norm(F.relu(m.conv(x))),
     "norm without affine terms": lambda m, x: m.plain(m.conv(x)),
     "norm of the batch": lambda m, x: m.instance(m.conv(x)),
     "norm and without": norm_and_without,
     "norm after use": norm_after_use,
-    "pool to 2 x 2": lambda m, x: F.avg_pool2d(x, (2, 2)),
+    "norm without affine terms or convolution": lambda m, x: m.plain(x),
+    "pool rounded up": lambda m, x: F.avg_pool2d(x, 3, ceil_mode=True),
+    "pool with a divisor": lambda m, x: F.avg_pool2d(x, 2, divisor_override=3),
     "adaptive pool": lambda m, x: F.adaptive_avg_pool2d(x, 1),
     "linear on a map": lambda m, x: m.linear(x),
     "input unused": lambda m, x: torch.zeros(1, 4),
@@ -190,26 +248,69 @@ KNOWN: dict[str, Callable[[Apply, Tensor], Tensor]] = {
     "two norms": lambda m, x: m.norm(m.norm(m.conv(x))),
     "same convolution twice": lambda m, x: m.norm(m.conv(m.norm(m.conv(x)))),
     "in place activation": lambda m, x: F.relu(m.conv(x), inplace=True),
-    "queries": lambda m, x: x.view(x.size(0), x.shape[1], x.numel() // 4) if x.dim() == x.ndim else x,
+    "queries": lambda m, x: x.view(x.size(0), 2, x.numel() // x.size(0) // 2) if x.dim() == x.ndim else x,
     "negative axes": lambda m, x: x.transpose(-1, 1),
     "named axes": lambda m, x: x.transpose(dim0=1, dim1=2),
     "linear": lambda m, x: m.linear(F.avg_pool2d(x, x.shape[2:]).flatten(1)),
+    "norm without convolution": lambda m, x: m.norm(x),
+    "norm after activation": lambda m, x: m.norm(F.relu(m.conv(x))),
+    "norm of a sum": lambda m, x: m.norm(m.conv(x) + x),
+    "norm beside its input": lambda m, x: m.norm(x) + x,
+    "times a tensor": lambda m, x: F.relu(x) * m.conv(x),
+    "times itself": lambda m, x: x.mul(x),
+    "times a constant": lambda m, x: x * torch.arange(4.0).view(1, 4, 1, 1),
+    "constant times": lambda m, x: torch.arange(4.0).view(1, 4, 1, 1) * x,
+    "times a number": lambda m, x: x * 0.25,
+    "number times": lambda m, x: 2 * x,
+    "times a whole number": lambda m, x: x.mul(-3),
+    "times zero": lambda m, x: m.conv(x) * 0.0,
+    "norm of a scaled convolution": lambda m, x: m.norm(m.conv(x) * 0.5),
 }
 
 
+@pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", KNOWN)
-def test_known_operations(name: str) -> None:
-    assert_equal(Apply(KNOWN[name]), (4, 4, 4))
+def test_known_operations(name: str, batch: int) -> None:
+    assert_equal(Apply(KNOWN[name]), (4, 4, 4), batch)
+
+
+POOLS: dict[str, dict[str, object]] = {
+    "kernel alone": {"kernel_size": 2},
+    "of two sides": {"kernel_size": (3, 2)},
+    "stride": {"kernel_size": 3, "stride": 2},
+    "two strides": {"kernel_size": (2, 3), "stride": (1, 2)},
+    "padding": {"kernel_size": 3, "stride": 1, "padding": 1},
+    "padding not counted": {"kernel_size": 3, "stride": 1, "padding": 1, "count_include_pad": False},
+    "two paddings": {"kernel_size": (3, 5), "stride": 2, "padding": (1, 2)},
+    "two paddings not counted": {"kernel_size": (5, 3), "stride": 2, "padding": (2, 1), "count_include_pad": False},
+    "padded at one side alone": {"kernel_size": 3, "stride": 1, "padding": (0, 1), "count_include_pad": False},
+    "does not fit": {"kernel_size": 2, "stride": 2},
+}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("name", POOLS)
+def test_average_pools(name: str, batch: int) -> None:
+    model = assert_equal(nn.AvgPool2d(**POOLS[name]), (3, 7, 9), batch)
+    assert [node.op_type for node in model.graph.node] == ["AveragePool"]
+    assert_equal(Apply(lambda m, x: F.avg_pool2d(x, **POOLS[name])), (4, 7, 9), batch)
+
+
+def test_norms_that_follow_no_convolution_are_nodes_of_their_own() -> None:
+    for name, expected in (("norm without convolution", 1), ("norm after activation", 1), ("two norms", 0)):
+        model = assert_equal(Apply(KNOWN[name]), (4, 4, 4))
+        assert sum(node.op_type == "BatchNormalization" for node in model.graph.node) == expected
 
 
 def test_convolution_with_everything() -> None:
     assert_equal(nn.Conv2d(4, 8, (3, 5), (1, 2), (0, 3), (2, 1), 2), (4, 9, 8))
 
 
-def test_disagreement_is_relative_to_the_largest_output() -> None:
+@pytest.mark.parametrize("batch", [1, 3])
+def test_disagreement_is_relative_to_the_largest_output(batch: int) -> None:
     module = nn.Conv2d(3, 4, 1, bias=False)
-    model = to_onnx(module, (3, 5, 5))
-    assert disagreement(model, module, (3, 5, 5)) < 1e-6
+    model = to_onnx(module, (3, 5, 5), batch)
+    assert disagreement(model, module, (3, 5, 5), batch) < 1e-6
     with torch.no_grad():
         module.weight.mul_(2)
-    assert disagreement(model, module, (3, 5, 5)) == pytest.approx(0.5, abs=1e-5)
+    assert disagreement(model, module, (3, 5, 5), batch) == pytest.approx(0.5, abs=1e-5)

@@ -1,0 +1,114 @@
+"""Calibration: what is known is found, what is not stays near what physics expects, in any unit of time."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from latency.calibrate import _EXPECTED, _NOISE, _SPREAD, Calibration, Features, cross_predicted
+
+TRUE = Calibration(slope=0.9, offset_ms=0.25, block_ms=0.012, switch_share=0.55)
+
+
+def draw(count: int, seed: int = 0) -> list[Features]:
+    """Return networks of 6 to 24 blocks of about 0.1 ms, some of whose borders are switches."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        blocks = rng.uniform(0.02, 0.2, rng.integers(6, 25))
+        found.append(Features(core_ms=blocks.sum(), blocks=len(blocks), switch_ms=rng.uniform(0, 0.3) * blocks.sum()))
+    return found
+
+
+def measured(features: list[Features], noise: float, seed: int = 1) -> list[float]:
+    rng = np.random.default_rng(seed)
+    return [TRUE.predict_ms(f) * float(rng.lognormal(0, noise)) for f in features]
+
+
+def numbers(calibration: Calibration) -> list[float]:
+    return list(calibration.model_dump().values())
+
+
+def test_prediction_by_hand() -> None:
+    calibration = Calibration(slope=0.5, offset_ms=3.0, block_ms=0.25, switch_share=0.75)
+    assert calibration.predict_ms(Features(core_ms=2.0, blocks=6, switch_ms=4.0)) == 0.5 * 2 + 3 + 0.25 * 6 + 0.75 * 4
+
+
+def test_many_networks_tell_the_coefficients() -> None:
+    features = draw(400)
+    found = Calibration.fit(features, measured(features, 0.001))
+    assert numbers(found) == pytest.approx(numbers(TRUE), rel=0.03)
+    others = draw(100, seed=2)
+    assert [found.predict_ms(f) for f in others] == pytest.approx([TRUE.predict_ms(f) for f in others], rel=0.002)
+
+
+def test_few_networks_do_not_leave_the_prior() -> None:
+    others = draw(200, seed=2)
+    truth = np.array([TRUE.predict_ms(f) for f in others])
+    rows = np.array([[f.core_ms, 1, f.blocks, f.switch_ms] for f in others])
+    ours, plain = [], []
+    for seed in range(20):
+        known = draw(4, seed=10 + seed)
+        ms = np.array(measured(known, _NOISE, seed))
+        design = np.array([[f.core_ms, 1, f.blocks, f.switch_ms] for f in known]) / ms[:, None]
+        found = Calibration.fit(known, ms.tolist())
+        block_ms = np.mean([f.core_ms / f.blocks for f in known])
+        units = np.array([1, 3 * block_ms, block_ms, 1])
+        assert (np.abs(np.array(numbers(found)) / units - _EXPECTED) < 2 * _SPREAD).all()
+        ours.append(np.abs([found.predict_ms(f) for f in others] / truth - 1).mean())
+        plain.append(np.abs(rows @ np.linalg.lstsq(design, np.ones(4), rcond=None)[0] / truth - 1).mean())
+    assert np.mean(ours) < 0.7 * np.mean(plain) and max(ours) < 0.06
+
+
+def test_what_is_as_expected_stays_as_expected() -> None:
+    features = draw(3)
+    slope, _, _, share = _EXPECTED
+    ms = [slope * f.core_ms + share * f.switch_ms for f in features]
+    assert numbers(Calibration.fit(features, ms)) == pytest.approx([slope, 0, 0, share], abs=1e-9)
+
+
+def penalty(values: NDArray, features: list[Features], ms: list[float]) -> float:
+    """Return minus the log posterior, of the coefficients in the units of the prior."""
+    block_ms = np.mean([f.core_ms / f.blocks for f in features])
+    slope, offset, block, share = values
+    predicted = [
+        slope * f.core_ms + 3 * block_ms * offset + block_ms * block * f.blocks + share * f.switch_ms for f in features
+    ]
+    errors = (np.array(predicted) / np.array(ms) - 1) / _NOISE
+    return float((errors**2).sum() + (((values - _EXPECTED) / _SPREAD) ** 2).sum())
+
+
+@pytest.mark.parametrize("count", [1, 4, 30])
+def test_fit_is_the_most_probable_calibration(count: int) -> None:
+    features = draw(count, seed=3)
+    ms = measured(features, 0.02)
+    found = minimize(penalty, _EXPECTED, (features, ms), tol=1e-12).x
+    block_ms = np.mean([f.core_ms / f.blocks for f in features])
+    expected = [found[0], 3 * block_ms * found[1], block_ms * found[2], found[3]]
+    assert numbers(Calibration.fit(features, ms)) == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("factor", [1000.0, 0.001])
+@pytest.mark.parametrize("count", [2, 22])
+def test_unit_of_time_does_not_matter(count: int, factor: float) -> None:
+    features = draw(count)
+    ms = measured(features, 0.02)
+    scaled = [Features(core_ms=factor * f.core_ms, blocks=f.blocks, switch_ms=factor * f.switch_ms) for f in features]
+    found, other = Calibration.fit(features, ms), Calibration.fit(scaled, [factor * each for each in ms])
+    expected = [found.slope, factor * found.offset_ms, factor * found.block_ms, found.switch_share]
+    assert numbers(other) == pytest.approx(expected)
+    assert cross_predicted(scaled, [factor * each for each in ms]) == pytest.approx(
+        factor * cross_predicted(features, ms)
+    )
+
+
+def test_cross_predicted_leaves_each_out() -> None:
+    features = draw(7)
+    ms = measured(features, 0.05)
+    found = cross_predicted(features, ms)
+    for i, one in enumerate(features):
+        others = Calibration.fit([*features[:i], *features[i + 1 :]], [*ms[:i], *ms[i + 1 :]])
+        assert found[i] == pytest.approx(others.predict_ms(one), rel=1e-12)
+    # What one took to run changes what is predicted for all but itself.
+    changed = cross_predicted(features, [2 * ms[0], *ms[1:]])
+    assert changed[0] == found[0] and (changed[1:] != found[1:]).all()
