@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from dashboards.picture import FRONT_COLOR, Marks, Picture, picture_of
 from nas.delivery.front import DeviceFront
 
-X_TITLE = "latency at batch 1 (ms)"
+X_TITLE = "latency (ms)"
 Y_TITLE = "validation accuracy (%)"
 CONNECTOR_LABEL = "from predicted to measured"
 _INK, _MUTED, _GRID, _CONNECTOR = "#1f2933", "#5f6b76", "#e8ebee", "#a9b1b9"

@@ -49,6 +49,8 @@ _COLUMNS = (
     "parameters", "origin", "network",
 )  # fmt: skip
 
+_OFF = ' <abbr title="more than 5 % from what was measured">!</abbr>'
+
 
 def _text(value: object) -> str:
     """Return a value of the report as escaped text; floats with four significant digits."""
@@ -90,7 +92,7 @@ def _row(first: str, candidate: Candidate) -> str:
     numbers = (
         f"{100 * candidate.val_accuracy:.2f} %",
         f"{100 * candidate.test_accuracy:.2f} %",
-        f"{candidate.predicted_ms:.3f}",
+        f"{candidate.predicted_ms:.3f}{'' if candidate.accurate_prediction else _OFF}",
         f"{candidate.measured_ms:.3f} {interval}",
         short_count(candidate.macs),
         short_count(candidate.params),
@@ -99,7 +101,8 @@ def _row(first: str, candidate: Candidate) -> str:
         html.escape(first),
         f'<code title="{html.escape(candidate.architecture)}">{html.escape(candidate.id)}</code>',
     ]
-    cells += [*numbers, html.escape(candidate.origin), link]
+    vouches = f'<a href="{html.escape(quote(candidate.certificate))}">certificate</a>'
+    cells += [*numbers, html.escape(candidate.origin), f"{link}, {vouches}"]
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
@@ -114,11 +117,12 @@ def _device(number: int, device: DeviceFront, trials: pd.DataFrame) -> str:
         config={"displaylogo": False, "responsive": True, "showSendToCloud": False},
     )
     budget = "no latency budget" if device.budget_ms is None else f"budget {device.budget_ms:g} ms"
-    facts = ", ".join(f"{key}: {value}" for key, value in device.fingerprint.items())
+    facts = ", ".join(f"{key}: {value}" for key, value in device.fingerprint.items() if key != "device")
+    state = f"Measured at {device.drift:.3f} x the latency of when the table was built; {device.host}."
     rows = [_row(str(place), candidate) for place, candidate in enumerate(device.candidates, start=1)]
     parts = [
         f"<h2>{html.escape(device.device)}</h2>",
-        f'<p class="note">{html.escape(budget)}{html.escape("; " + facts) if facts else ""}</p>',
+        f'<p class="note">{html.escape(budget)}{html.escape("; " + facts) if facts else ""}. {html.escape(state)}</p>',
         f'<div class="card figure">{figure}</div>',
         "<h3>Front, numbered as in the figure</h3>",
         _table(("", *_COLUMNS), rows) if rows else "<p>No finalist is on the front.</p>",

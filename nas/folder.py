@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from latency.device import Device
 from latency.files import read_sealed, write_sealed
 from nas.config import SearchConfig
 from search_spaces.errors import InputError
@@ -47,9 +48,13 @@ class RunFolder:
         """Decoded images."""
         return self.path / "data"
 
-    def table(self, device: str) -> Path:
+    def table(self, device: Device) -> Path:
         """Return the latency table of a device."""
-        return self.path / "tables" / f"{device}.json"
+        return self.path / "tables" / f"{device.slug}.json"
+
+    def measured(self, device: Device) -> Path:
+        """Return the finalists' latencies on a device."""
+        return self.path / "measured" / f"{device.slug}.json"
 
     def save(self) -> None:
         """Write the record."""

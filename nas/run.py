@@ -1,26 +1,24 @@
 """A run: the stages in order, each resumed where it was and skipped when its file is valid."""
 
 import math
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from latency.build import anchor_models, build_table, drift
 from latency.device import Device
 from latency.files import read_sealed, write_sealed
-from latency.measure import Measured
-from latency.table import LatencyTable
+from latency.host import fingerprint
 from nas.config import SearchConfig, make_space, parse_input, require_space
-from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished, measure_kept
-from nas.delivery.front import Candidate, Front, select
+from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished
+from nas.delivery.front import Front
 from nas.folder import RunFolder
+from nas.measuring import Console, device_fronts, make_targets
 from nas.search.executor import Executor, Work, all_cores, connect_ray, make_executor, one_thread
 from nas.search.record import Evaluated, evaluated_trials
 from nas.search.samplers import make_sampler
-from nas.search.study import Driver, Target, enqueue, fastest, first_candidates, open_study
+from nas.search.study import Driver, Target, enqueue, first_candidates, open_study
 from nas.training.data import Dataset, load_dataset
 from nas.training.oracle import Task, TrainOracle, make_oracle
 from nas.training.report import rank_report
@@ -33,27 +31,9 @@ from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 
-Progress = Callable[[int, int], None]
-
 
 class RunFailed(RuntimeError):
     """A stage could not finish; what was finished is kept."""
-
-
-class Console(Protocol):
-    """What a run tells its user while it works."""
-
-    def say(self, text: str) -> None:
-        """Show a line."""
-        ...
-
-    def table(self, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
-        """Show a table."""
-        ...
-
-    def progress(self, title: str) -> AbstractContextManager[Progress]:
-        """Show a bar as long as the context is open."""
-        ...
 
 
 def run_search(config: SearchConfig, folder: RunFolder, console: Console) -> Front:
@@ -74,7 +54,7 @@ class _Run:
         require_space(config.space)
         if config.workers > 1 or config.ray is not None:
             connect_ray(config.workers, config.ray)
-        folder.record["devices"] = [device.fingerprint() for device in self.devices]
+        folder.record["devices"] = [fingerprint(device) for device in self.devices]
 
     def run(self) -> Front:
         one_thread()
@@ -83,7 +63,7 @@ class _Run:
             space = make_space(self.config.space, data.input_shape, len(data.classes))
         task = self._task(space, data)
         with self.folder.stage("table"):
-            targets = [self._target(space, device) for device in self.devices]
+            targets = make_targets(self.config, self.folder, self.console, space, self.devices)
         with self.folder.stage("oracle"):
             self._train_supernet(task)
         with self.folder.stage("rank check"):
@@ -114,45 +94,6 @@ class _Run:
         epochs = math.ceil(config.supernet_steps / per_epoch)
         supernet = self.folder.supernet if config.oracle == "supernet" else None
         return Task(space, config.data, self.size, self.folder.cache, config.seed, supernet, Recipe(epochs))
-
-    def _target(self, space: SearchSpace, device: Device) -> Target:
-        table = self._table(space, device)
-        report = table.quality.lines()
-        self.folder.record["report"][_table_title(device)] = report
-        self.console.say(f"latency table of {device.name}: {table.quality.text()}")
-        if not table.quality.good and not self.config.accept_table:
-            raise InputError(
-                f"the latency table of {device.name} is too far off for a search ({table.quality.text()}); measure "
-                "again on a quieter machine, or search all the same with --accept-table"
-            )
-        target = Target(space, table, self.config.budget_ms)
-        self._require_reachable(target)
-        return target
-
-    def _table(self, space: SearchSpace, device: Device) -> LatencyTable:
-        """Return the run's own table; the one of --table becomes it, so that the run stays whole by itself."""
-        path, given = self.folder.table(device.name), self.config.table
-        if given is not None:
-            table = LatencyTable.load(given)
-            if path.exists() and LatencyTable.load(path) != table:
-                raise InputError(f"{self.folder.path} was begun with another table than {given}; leave --table out")
-        elif path.exists():
-            table = LatencyTable.load(path)
-        else:
-            with self.console.progress(f"measuring blocks on {device.name}") as progress:
-                return build_table(space, device, path, progress=progress)
-        table.require(device, space.name, space.input_shape, space.classes)
-        if given is not None:
-            table.save(path)
-        return table
-
-    def _require_reachable(self, target: Target) -> None:
-        limit = target.predict_ms(fastest(target.space, target.predict_ms, self.config.seed))
-        if target.budget_ms is not None and limit > target.budget_ms:
-            raise InputError(
-                f"--budget-ms {target.budget_ms:g} is below the fastest network of {target.space.name} on "
-                f"{target.table.device}: {limit:.3g} ms predicted"
-            )
 
     def _train_supernet(self, task: Task) -> None:
         if task.supernet is None:
@@ -240,61 +181,20 @@ class _Run:
         if not chosen:
             raise RunFailed("no candidate within the budget was rated; give more --trials")
         path = self.folder.path
-        factory = partial(FinalTraining, task, Recipe(config.final_epochs), path)
+        factory = partial(FinalTraining, task, Recipe(config.final_epochs), path, tuple(self.devices))
         self._map("training the finalists", factory, [a for a in chosen.values() if not finished(path, a)])
         done = [finished(path, architecture) for architecture in chosen.values()]
         return [trained for trained in done if trained is not None]
 
     def _front(self, task: Task, targets: list[Target], rated: list[Evaluated], trained: list[Trained]) -> Front:
-        fronts = []
-        by_id = {t.architecture.id: t for t in rated}
-        for number, (device, target) in enumerate(zip(self.devices, targets, strict=True)):
-            measured = self._measure(device, target, trained)
-            change = drift(target.table, measured)
-            report = self.folder.record["report"][_table_title(device)]
-            report["latency now / when the table was built"] = f"{change:.3f}"
-            self.console.say(f"{device.name} is now at {change:.3f} x the latency of when its table was built")
-            candidates = [_candidate(task.space, by_id[t.id], number, t, measured[t.id]) for t in trained]
-            fronts.append(select(device.name, target.table.fingerprint, target.budget_ms, candidates, change))
         data = task.dataset
         front = Front(
-            space=task.space.name, input_shape=data.input_shape, data=self.config.data,
-            data_digest=data.digest, classes=data.classes, devices=tuple(fronts),
+            space=task.space.name, input_shape=data.input_shape, data=self.config.data, data_digest=data.digest,
+            classes=data.classes,
+            devices=device_fronts(self.folder, self.console, self.devices, targets, rated, trained),
         )  # fmt: skip
         front.save(self.folder.path)
         return front
-
-    def _measure(self, device: Device, target: Target, trained: list[Trained]) -> dict[str, Measured]:
-        """Measure the finalists beside the table's calibration networks, which tell how the device has changed."""
-        models = {t.id: (self.folder.path / t.onnx).read_bytes() for t in trained}
-        anchors = anchor_models(target.table, target.space)
-        path = self.folder.path / "measured" / f"{device.name}.json"
-        with self.console.progress(f"measuring the finalists on {device.name}") as progress:
-            return measure_kept(path, device, {**models, **anchors}, progress)
-
-
-def _table_title(device: Device) -> str:
-    return f"latency table of {device.name}, on unseen networks"
-
-
-def _candidate(space: SearchSpace, rated: Evaluated, device: int, trained: Trained, measured: Measured) -> Candidate:
-    return Candidate(
-        id=trained.id,
-        architecture=trained.architecture,
-        origin=rated.origin,
-        search_accuracy=rated.accuracy,
-        val_accuracy=trained.val_accuracy,
-        test_accuracy=trained.test_accuracy,
-        predicted_ms=rated.ms[device],
-        measured_ms=measured.ms,
-        measured_ms_low=measured.low,
-        measured_ms_high=measured.high,
-        macs=space.macs(rated.architecture),
-        params=space.params(rated.architecture),
-        onnx=trained.onnx,
-        onnx_sha256=trained.onnx_sha256,
-        max_difference=trained.max_difference,
-    )
 
 
 def _spread(space: SearchSpace, target: Target, count: int, seed: int) -> list[Architecture]:

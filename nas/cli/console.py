@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from nas.delivery.front import Front
-from nas.run import Progress as Report
+from nas.devices import Progress as Report
 
 _LOG_WIDTH = None if sys.stdout.isatty() else 120
 console = Console(highlight=False, soft_wrap=True, width=_LOG_WIDTH)
@@ -53,7 +53,8 @@ def show_front(front: Front) -> None:
     for device in front.devices:
         rows = [
             [
-                c.id, f"{100 * c.val_accuracy:.2f}", f"{100 * c.test_accuracy:.2f}", f"{c.predicted_ms:.3g}",
+                c.id, f"{100 * c.val_accuracy:.2f}", f"{100 * c.test_accuracy:.2f}",
+                f"{c.predicted_ms:.3g}{' ' if c.accurate_prediction else '!'}",
                 f"{c.measured_ms:.3g}", f"{c.measured_ms_low:.3g}-{c.measured_ms_high:.3g}",
                 f"{c.macs / 1e6:.3g}", c.origin,
             ]
@@ -61,6 +62,12 @@ def show_front(front: Front) -> None:
         ]  # fmt: skip
         budget = f", budget {device.budget_ms:g} ms" if device.budget_ms is not None else ""
         Terminal().table(f"Front on {device.device}{budget}", columns, rows)
+        if not all(c.accurate_prediction for c in device.candidates):
+            console.print(
+                f"! more than 5 % from what was measured; the device is now at {device.drift:.3f} x the latency of "
+                "when its table was built",
+                markup=False,
+            )
         for rejected in device.rejected:
             console.print(
                 f"not on the front: {rejected.id} ({rejected.origin}, {100 * rejected.val_accuracy:.2f} %, "

@@ -7,11 +7,14 @@ import numpy as np
 import torch
 import typer
 
+from latency.fit import FittedTable, load_table
+from latency.table import LatencyTable
 from nas.cli.app import Classes, Config, Json, Seed, Shape, Space, app, parse_shape
 from nas.cli.console import Terminal, console
 from nas.config import SPACES, make_space
 from nas.delivery.export import export as export_onnx
 from search_spaces.architecture import Architecture
+from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 from search_spaces.space import sample as sample_one
 
@@ -25,9 +28,38 @@ Arch = Annotated[
 ]
 
 
-def _facts(space: SearchSpace, architecture: Architecture) -> dict[str, str | int]:
-    facts: dict[str, str | int] = {"architecture": architecture.text, "id": architecture.id}
-    return {**facts, "macs": space.macs(architecture), "params": space.params(architecture)}
+Table = Annotated[
+    Path | None,
+    typer.Option(
+        "--table", metavar="FILE", help="Predict ms by a table, measured or fitted; it fixes input and classes."
+    ),
+]
+AnyTable = LatencyTable | FittedTable
+
+
+def _facts(space: SearchSpace, architecture: Architecture, table: AnyTable | None) -> dict[str, str | int | float]:
+    facts: dict[str, str | int | float] = {
+        "architecture": architecture.text,
+        "id": architecture.id,
+        "macs": space.macs(architecture),
+        "params": space.params(architecture),
+    }
+    return facts if table is None else {**facts, "predicted_ms": table.predict_ms(space.blocks(architecture))}
+
+
+def _space_of(
+    name: str, input: str | None, classes: int, path: Path | None, architecture: str | None = None
+) -> tuple[SearchSpace, AnyTable | None]:
+    """Return the space that the flags describe, or the one of a table, and the table."""
+    if path is None:
+        return make_space(name, parse_shape(input) if input else None, classes, architecture), None
+    table = load_table(path)
+    if table.space.partition("/")[0] != name:
+        raise InputError(f"--table {path} is for the space {table.space}, not for {name}")
+    space = make_space(name, table.input_shape, table.classes, f"{table.space}:")
+    if input and parse_shape(input) != space.input_shape:
+        raise InputError(f"--input {input}: --table {path} is for {'x'.join(map(str, space.input_shape))}")
+    return space, table
 
 
 @spaces.command("list", epilog="Example:  nas spaces list")
@@ -43,14 +75,14 @@ def list_(json: Json = False, config: Config = None) -> None:
                     "space": name,
                     "macro": space.name,
                     "input": shape,
-                    "layers": space.searchable,
+                    "decisions": space.searchable,
                     "named": named,
                 }
                 console.print_json(data=row, indent=None)
             else:
                 known = f"; named: {', '.join(named)}" if named else ""
                 console.print(
-                    f"{space.name}: {space.searchable} searchable layers, shown at {shape}{known}",
+                    f"{space.name}: {space.searchable} decisions, shown at {shape}{known}",
                     markup=False,
                 )
 
@@ -61,6 +93,7 @@ def show(
     arch: Arch,
     input: Shape = None,
     classes: Classes = 1000,
+    table: Table = None,
     json: Json = False,
     config: Config = None,
 ) -> None:
@@ -69,9 +102,9 @@ def show(
     Counts follow the FBNet authors: MACs of convolutions, linear layers and global pooling; weights without
     biases and batch norm.
     """
-    chosen = make_space(space, parse_shape(input) if input else None, classes, arch)
+    chosen, found = _space_of(space, input, classes, table, arch)
     architecture = chosen.parse(arch)
-    facts = _facts(chosen, architecture)
+    facts = _facts(chosen, architecture, found)
     if json:
         console.print_json(data=facts, indent=None)
         return
@@ -81,6 +114,8 @@ def show(
     ]
     rows.append(["total", "", f"{facts['macs']:,}", f"{facts['params']:,}"])
     Terminal().table(f"{architecture.text}  ({architecture.id})", ["block", "input", "MACs", "params"], rows)
+    if found:
+        console.print(f"predicted ms: {facts['predicted_ms']:.3g} on {found.device}", markup=False)
 
 
 @spaces.command(epilog="Example:  nas spaces sample fbnet -n 200 --seed 7 --input 3x32x32 --json")
@@ -90,19 +125,22 @@ def sample(
     seed: Seed = 0,
     input: Shape = None,
     classes: Classes = 10,
+    table: Table = None,
     json: Json = False,
     config: Config = None,
 ) -> None:
     """Draw architectures uniformly at random."""
-    chosen = make_space(space, parse_shape(input) if input else None, classes)
+    chosen, found = _space_of(space, input, classes, table)
     rng = np.random.default_rng(seed)
     for _ in range(number):
-        facts = _facts(chosen, sample_one(chosen, rng))
+        facts = _facts(chosen, sample_one(chosen, rng), found)
         if json:
             console.print_json(data=facts, indent=None)
         else:
+            predicted = f"  {facts['predicted_ms']:>8.3g} predicted ms" if found else ""
             console.print(
-                f"{facts['id']}  {facts['macs']:>13,} MACs  {facts['params']:>9,} params  {facts['architecture']}",
+                f"{facts['id']}  {facts['macs']:>13,} MACs  {facts['params']:>9,} params{predicted}  "
+                f"{facts['architecture']}",
                 markup=False,
             )
 

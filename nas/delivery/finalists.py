@@ -1,18 +1,19 @@
-"""Finalists: chosen from the predicted front, trained to the end, exported and re-measured."""
+"""Finalists: chosen from the predicted front, trained to the end, and delivered as ONNX files."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
 from latency.device import Device
-from latency.files import read_sealed, sha256, write_sealed
-from latency.measure import Measured, Progress, Protocol, forget, measure
-from nas.delivery.export import export, file_metadata
+from latency.files import read_sealed, sha256, write_bytes, write_sealed
+from latency.quantize import quantize
+from nas.delivery.export import export, file_accuracy, file_metadata, largest_difference
 from nas.search.pareto import non_dominated
 from nas.search.record import Evaluated
 from nas.training.data import to_tensor
@@ -20,10 +21,10 @@ from nas.training.oracle import Task
 from nas.training.train import Recipe, accuracy, train
 from search_spaces.architecture import Architecture
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 COMPARED_IMAGES = 16
-# Whole networks are few, so they are measured more often than the blocks of a table.
-PROTOCOL = Protocol(rounds=40, calls=1)
+# Ranges of activations settle within a few dozen images.
+QUANTISATION_IMAGES = 64
 
 
 def choose_finalists(rated: Sequence[Evaluated], count: int, device: int) -> list[Evaluated]:
@@ -54,16 +55,31 @@ def choose_finalists(rated: Sequence[Evaluated], count: int, device: int) -> lis
 
 
 @dataclass(frozen=True)
+class ModelFile:
+    """An ONNX file of a trained network; accuracies in [0, 1] are the file's own where its precision is.
+
+    ``max_difference`` is the largest absolute difference of its scores from PyTorch's.
+    """
+
+    onnx: str
+    onnx_sha256: str
+    val_accuracy: float
+    test_accuracy: float
+    max_difference: float
+
+    def intact(self, folder: Path) -> bool:
+        """Tell whether the file lies unchanged in a run's ``folder``."""
+        path = folder / self.onnx
+        return path.exists() and sha256(path.read_bytes()) == self.onnx_sha256
+
+
+@dataclass(frozen=True)
 class Trained:
-    """A finalist that was trained and exported; accuracies in [0, 1], paths relative to the run's folder."""
+    """A finalist that was trained and exported: its files by the form that devices ask for (``Device.form``)."""
 
     id: str
     architecture: str
-    val_accuracy: float
-    test_accuracy: float
-    onnx: str
-    onnx_sha256: str
-    max_difference: float
+    files: dict[str, ModelFile]
 
 
 @dataclass(frozen=True)
@@ -73,6 +89,7 @@ class FinalTraining:
     task: Task
     recipe: Recipe
     folder: Path
+    devices: tuple[Device, ...]
 
     def __call__(self, architecture: Architecture) -> Trained:
         """Train, export and check one finalist; resumes where it was, and returns at once when it is done."""
@@ -80,47 +97,53 @@ class FinalTraining:
         done = finished(self.folder, architecture)
         if done is not None:
             return done
-        data, task = self.task.dataset, self.task
+        task = self.task
         start = task.load_supernet().inherit(architecture) if task.supernet else task.fresh(architecture)
-        checkpoint = record.with_suffix(".safetensors")
-        network = train(start, data, self.recipe, task.seed, checkpoint)
-        images = to_tensor(np.asarray(data.val.images[:COMPARED_IMAGES]), data.mean, data.std)
-        onnx = f"models/{architecture.id}.onnx"
-        metadata = file_metadata(architecture.text, data)
-        val, test = accuracy(network, data.val, data), accuracy(network, data.test, data)
-        difference = export(network, data.input_shape, self.folder / onnx, metadata, images)
-        digest = sha256((self.folder / onnx).read_bytes())
-        trained = Trained(architecture.id, architecture.text, val, test, onnx, digest, difference)
+        network = train(start, task.dataset, self.recipe, task.seed, record.with_suffix(".safetensors"))
+        plain = self._export(network, architecture, batch=1)
+        files = {"": plain}
+        for device in self.devices:
+            if device.form not in files:
+                batched = plain if device.batch == 1 else self._export(network, architecture, device.batch)
+                integer = device.precision == "int8"
+                files[device.form] = self._quantised(network, batched, device.batch) if integer else batched
+        trained = Trained(architecture.id, architecture.text, files)
         write_sealed(record, SCHEMA_VERSION, asdict(trained))
         return trained
 
+    def _images(self, count: int) -> torch.Tensor:
+        data = self.task.dataset
+        return to_tensor(np.asarray(data.val.images[:count]), data.mean, data.std)
+
+    def _export(self, network: nn.Module, architecture: Architecture, batch: int) -> ModelFile:
+        data = self.task.dataset
+        path = f"models/{architecture.id}{f'.b{batch}' if batch > 1 else ''}.onnx"
+        metadata = file_metadata(architecture.text, data)
+        images = self._images(max(COMPARED_IMAGES, batch))
+        difference = export(network, data.input_shape, self.folder / path, metadata, images, batch)
+        val, test = accuracy(network, data.val, data), accuracy(network, data.test, data)
+        return ModelFile(path, sha256((self.folder / path).read_bytes()), val, test, difference)
+
+    def _quantised(self, network: nn.Module, source: ModelFile, batch: int) -> ModelFile:
+        """Return the int8 form of a file: ranges from training images, accuracy measured on the file itself."""
+        data = self.task.dataset
+        count = max(batch, QUANTISATION_IMAGES // batch * batch)
+        rows = np.resize(np.random.default_rng(self.task.seed).permutation(len(data.train)), count)
+        images = to_tensor(np.asarray(data.train.images[rows]), data.mean, data.std).contiguous().numpy()
+        path = source.onnx.removesuffix(".onnx") + ".int8.onnx"
+        quantised = quantize((self.folder / source.onnx).read_bytes(), np.split(images, len(images) // batch))
+        write_bytes(self.folder / path, quantised)
+        val, test = (file_accuracy(quantised, split, data) for split in (data.val, data.test))
+        difference = largest_difference(network, quantised, self._images(COMPARED_IMAGES))
+        return ModelFile(path, sha256(quantised), val, test, difference)
+
 
 def finished(folder: Path, architecture: Architecture) -> Trained | None:
-    """Return the record of a finalist that is done and whose ONNX file is unchanged, else None."""
+    """Return the record of a finalist that is done and whose ONNX files are unchanged, else None."""
     record = folder / "finalists" / f"{architecture.id}.json"
     if not record.exists():
         return None
-    trained = Trained(**read_sealed(record, SCHEMA_VERSION, "finalist"))
-    model = folder / trained.onnx
-    intact = model.exists() and sha256(model.read_bytes()) == trained.onnx_sha256
-    return trained if intact else None
-
-
-def measure_kept(path: Path, device: Device, models: Mapping[str, bytes], progress: Progress) -> dict[str, Measured]:
-    """Measure ONNX models (name -> file content) together, by the same protocol as the table, and keep it in ``path``.
-
-    Returns:
-        name -> latency (ms) with interval; from ``path`` if these very models were measured on this device.
-    """
-    digests = {name: sha256(content) for name, content in models.items()}
-    wanted: dict[str, Any] = {"models": digests, "device": device.fingerprint()}
-    if path.exists():
-        body = read_sealed(path, SCHEMA_VERSION, "measurement")
-        if {key: body[key] for key in wanted} == wanted:
-            return {name: Measured(**values) for name, values in body["latency"].items()}
-    journal = path.with_suffix(".partial.jsonl")
-    samples = measure(device, models, PROTOCOL, journal, progress)
-    found = {name: Measured.of(values) for name, values in samples["cold_ms"].items()}
-    write_sealed(path, SCHEMA_VERSION, {**wanted, "latency": {n: asdict(m) for n, m in found.items()}})
-    forget(journal)
-    return found
+    body = read_sealed(record, SCHEMA_VERSION, "finalist")
+    files = {form: ModelFile(**values) for form, values in body["files"].items()}
+    trained = Trained(body["id"], body["architecture"], files)
+    return trained if all(file.intact(folder) for file in files.values()) else None

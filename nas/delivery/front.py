@@ -6,20 +6,24 @@ from typing import Any
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from latency.certificate import Certificate
 from latency.files import read_sealed, sha256, write_sealed, write_text
 from nas.search.pareto import non_dominated
 from search_spaces.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Candidate(BaseModel):
     """A network that was trained to the end, exported, checked and re-measured on one device.
 
-    Accuracies are fractions in [0, 1], latencies ms at batch 1, ``macs`` and ``params`` counts.
+    Accuracies are fractions in [0, 1], latencies ms of one inference, ``macs`` and ``params`` counts.
     ``search_accuracy`` is what the search's oracle gave it (a prediction of ``val_accuracy``);
     ``measured_ms_low`` and ``measured_ms_high`` bound the 90 % bootstrap interval of ``measured_ms``;
-    ``max_difference`` is the largest absolute difference of PyTorch and ONNX Runtime outputs.
+    ``accurate_prediction`` tells that ``measured_ms`` is within 5 % of ``predicted_ms``. The accuracies are those of
+    the file ``onnx``; ``float_val_accuracy`` is that of the network before any quantisation. ``max_difference`` is
+    the largest absolute difference of the file's scores from PyTorch's. ``certificate`` is the file that vouches for
+    the latency.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -30,7 +34,9 @@ class Candidate(BaseModel):
     search_accuracy: float
     val_accuracy: float
     test_accuracy: float
+    float_val_accuracy: float
     predicted_ms: float
+    accurate_prediction: bool
     measured_ms: float
     measured_ms_low: float
     measured_ms_high: float
@@ -39,6 +45,7 @@ class Candidate(BaseModel):
     onnx: str
     onnx_sha256: str
     max_difference: float
+    certificate: str
 
 
 class Rejected(Candidate):
@@ -51,7 +58,8 @@ class DeviceFront(BaseModel):
     """The front of one device: ``candidates`` by rising latency, and the finalists that fell out.
 
     ``drift`` is the device's latency now over that of when its table was built, by networks measured both times:
-    predictions are of then, measurements of now.
+    predictions are of then, measurements of now. ``certificates`` vouch for every file measured on the device, by the
+    id of its network; ``host`` says how quiet the machine was.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -60,6 +68,8 @@ class DeviceFront(BaseModel):
     fingerprint: dict[str, str]
     budget_ms: float | None
     drift: float
+    host: str
+    certificates: dict[str, Certificate]
     candidates: tuple[Candidate, ...]
     rejected: tuple[Rejected, ...]
 
@@ -120,9 +130,7 @@ class Front(BaseModel):
         return pd.DataFrame(rows, columns=columns)
 
 
-def select(
-    device: str, fingerprint: dict[str, str], budget_ms: float | None, finalists: list[Candidate], drift: float
-) -> DeviceFront:
+def select(finalists: list[Candidate], budget_ms: float | None) -> tuple[tuple[Candidate, ...], tuple[Rejected, ...]]:
     """Split verified ``finalists`` into the front (by validation accuracy and measured latency) and the rest."""
     ordered = sorted(finalists, key=lambda c: (c.measured_ms, -c.val_accuracy, c.id))
     over = [c for c in ordered if budget_ms is not None and c.measured_ms > budget_ms]
@@ -136,11 +144,4 @@ def select(
                 f for f in front if f.measured_ms <= candidate.measured_ms and f.val_accuracy >= candidate.val_accuracy
             )
             rejected.append(Rejected(**candidate.model_dump(), reason=f"dominated by {better.id}"))
-    return DeviceFront(
-        device=device,
-        fingerprint=fingerprint,
-        budget_ms=budget_ms,
-        drift=drift,
-        candidates=tuple(front),
-        rejected=tuple(rejected),
-    )
+    return tuple(front), tuple(rejected)

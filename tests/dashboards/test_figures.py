@@ -139,7 +139,9 @@ def test_png_has_the_promised_size(trials, device_front, tmp_path):
 
 def test_nothing_evaluated_and_no_finalist_still_draws(trials, tmp_path):
     trials["accuracy"] = float("nan")
-    empty = DeviceFront(device="cpu", fingerprint={}, budget_ms=None, drift=1.0, candidates=(), rejected=())
+    empty = DeviceFront(
+        device="cpu", fingerprint={}, budget_ms=None, drift=1.0, host="", certificates={}, candidates=(), rejected=()
+    )
     assert len(front_figure(trials, empty).data) == 0
     front_png(pd.DataFrame(trials.iloc[:0]), empty, tmp_path / "front.png")
     assert (tmp_path / "front.png").stat().st_size > 1000

@@ -95,7 +95,8 @@ def test_tables_hold_every_finalist_with_its_numbers(page, device_front):
         assert candidate.id in text
         interval = f"[{candidate.measured_ms_low:.3f} to {candidate.measured_ms_high:.3f}]"
         assert f"{candidate.measured_ms:.3f} {interval}" in text
-        assert f"|{candidate.predicted_ms:.3f}|" in text
+        mark = "" if candidate.accurate_prediction else " |!"
+        assert f"|{candidate.predicted_ms:.3f}{mark}|{candidate.measured_ms:.3f}" in text
         assert f"|{100 * candidate.val_accuracy:.2f} %|{100 * candidate.test_accuracy:.2f} %|" in text
     for rejected in device_front.rejected:
         assert rejected.reason in text
@@ -104,9 +105,25 @@ def test_tables_hold_every_finalist_with_its_numbers(page, device_front):
 
 def test_networks_are_linked_relatively(page, device_front):
     links = [link["href"] for link in page.all("a")]
-    assert len(links) == 8 + 6
-    first = device_front.candidates[0].onnx
-    assert links[0] == first.replace(" ", "%20")
+    assert len(links) == 2 * (8 + 6)
+    finalists = [*device_front.candidates, *device_front.rejected]
+    assert links[:16:2] == [c.onnx.replace(" ", "%20") for c in finalists]
+    assert links[1:16:2] == [c.certificate.replace(" ", "%20") for c in finalists]
+
+
+def test_predictions_that_did_not_hold_are_marked(page, device_front):
+    finalists = [*device_front.candidates, *device_front.rejected]
+    off = [c for c in finalists if abs(c.measured_ms / c.predicted_ms - 1) > 0.05]
+    assert 0 < len(off) < len(finalists)
+    marked = [tag for tag in page.all("abbr") if "more than 5 %" in tag["title"]]
+    # The second device has the same front, and no rejected finalists.
+    assert len(marked) == len(off) + sum(c in device_front.candidates for c in off)
+
+
+def test_state_of_the_device_is_told(page, device_front):
+    text = "|".join(page.text)
+    assert "Measured at 1.020 x the latency of when the table was built; a quiet host." in text
+    assert all(value in text for value in device_front.fingerprint.values())
 
 
 def test_link_cannot_become_a_script(front, trials, tmp_path):

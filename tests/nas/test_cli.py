@@ -9,27 +9,37 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
-from fakes import made_up_table
+from fakes import MadeUpDevice, made_up_table
 from PIL import Image
 
 import nas.cli  # noqa: F401  (registers the commands)
+from latency import build
+from latency.calibrate import Calibration
+from latency.device import Device
+from latency.host import fingerprint
 from latency.measure import MeasuringFailed
 from latency.table import LatencyTable
 from nas.cli.app import app
+from nas.cli.console import show_front
 from nas.cli.errors import exit_code
 from nas.delivery.export import ExportFailed
+from nas.delivery.front import Candidate, DeviceFront, Front, select
 from nas.run import RunFailed
 from nas.search.study import SearchFailed
 from nas.training.train import TrainingDiverged
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.nb201 import NB201Space, published
+from search_spaces.space import sample as draw
 
 Cli = Callable[..., tuple[int, str, str]]
 COMMANDS = [
-    ["search"], ["front"], ["dashboard"], ["export"], ["devices"], ["train"], ["spaces", "list"], ["spaces", "show"],
-    ["spaces", "sample"], ["table", "build"], ["table", "check"],
+    ["search"], ["front"], ["dashboard"], ["export"], ["devices"], ["train"], ["measure"], ["spaces", "list"],
+    ["spaces", "show"], ["spaces", "sample"], ["table", "build"], ["table", "check"], ["table", "fit"],
+    ["table", "recalibrate"],
 ]  # fmt: skip
 
 
@@ -142,6 +152,8 @@ def test_interrupted_search(cli: Cli, table: Path, monkeypatch: pytest.MonkeyPat
         (["--data", "nowhere"], "nowhere"),
         (["--data", "digits", "--space", "fbnett"], "did you mean 'fbnet'"),
         (["--data", "digits", "--device", "cpuu"], "did you mean 'cpu'"),
+        (["--data", "digits", "--device", "cpu", "--device", "cpu:threads=1"], "each device may be given once"),
+        (["--data", "digits", "--device", "cpu:fast"], "unknown option of device 'cpu:fast'"),
         (["--data", "digits", "--sampler", "gpp"], "gpp"),
         (["--data", "digits", "--oracle", "guess"], "guess"),
         (["--data", "digits", "--trails", "9"], "--trials"),
@@ -208,7 +220,6 @@ def test_table_of_another_machine_or_space(cli: Cli, table: Path, tmp_path: Path
     for changed, text in (
         (elsewhere, "abacus"),
         (found.model_copy(update={"classes": 11}), "11 classes"),
-        (found.model_copy(update={"blocks": dict(list(found.blocks.items())[:5])}), "lacks"),
     ):
         changed.save(tmp_path / "t.json")
         assert text in refused(cli("search", "--data", "digits", "--out", "run", "--table", "t.json"))
@@ -286,8 +297,8 @@ def test_json_of_spaces(cli: Cli) -> None:
     (again,) = rows(cli("spaces", "show", "fbnet", "--arch", shown["architecture"], "--json"))
     assert again == shown
     listed = rows(cli("spaces", "list", "--json"))
-    assert {row["macro"] for row in listed} == {f"fbnet/{macro}" for macro in FBNetSpace.macros()}
-    assert all(row.keys() == {"space", "macro", "input", "layers", "named"} for row in listed)
+    assert {row["macro"] for row in listed} == {*(f"fbnet/{macro}" for macro in FBNetSpace.macros()), "nb201"}
+    assert all(row.keys() == {"space", "macro", "input", "decisions", "named"} for row in listed)
 
 
 def test_samples_are_reproducible(cli: Cli) -> None:
@@ -306,9 +317,174 @@ def test_samples_are_reproducible(cli: Cli) -> None:
         }
 
 
+@pytest.fixture
+def timings(tmp_path: Path) -> Path:
+    """Timings of 40 cells that cost 1 ms and 0.1 ms per million MACs."""
+    space, rng = NB201Space((3, 32, 32), 10), np.random.default_rng(0)
+    drawn = [draw(space, rng) for _ in range(40)]
+    lines = [f"{published(a)},{1 + 1e-7 * space.macs(a)}" for a in drawn]
+    (tmp_path / "phone.csv").write_text("\n".join(["architecture,ms", *lines]) + "\n")
+    return tmp_path / "phone.csv"
+
+
+def test_table_fit_and_what_it_predicts(cli: Cli, timings: Path) -> None:
+    code, out, _ = cli("table", "fit", timings, "--space", "nb201", "--out", "t.json")
+    assert code == 0 and "phone: 3" in out and "cross-validated" in out
+    assert "t.json exists" in refused(cli("table", "fit", timings, "--space", "nb201", "--out", "t.json"))
+    space = NB201Space((3, 32, 32), 10)
+    for row in rows(cli("spaces", "sample", "nb201", "--table", "t.json", "--json")):
+        assert row["predicted_ms"] == pytest.approx(1 + 1e-7 * space.macs(space.parse(str(row["architecture"]))), 0.05)
+    assert "predicted ms" in cli("spaces", "sample", "nb201", "--table", "t.json")[1]
+    assert "predicted ms" in cli("spaces", "show", "nb201", "--arch", "resnet", "--table", "t.json")[1]
+    assert "is for the space nb201" in refused(cli("spaces", "sample", "fbnet", "--table", "t.json"))
+    assert "is for 3x32x32" in refused(cli("spaces", "sample", "nb201", "--table", "t.json", "--input", "64"))
+
+
+def test_measured_table_predicts_too(cli: Cli, table: Path) -> None:
+    (shown,) = rows(cli("spaces", "sample", "fbnet", "-n", 1, "--table", table, "--json"))
+    space = FBNetSpace((1, 8, 8), 10)
+    expected = LatencyTable.load(table).predict_ms(space.blocks(space.parse(str(shown["architecture"]))))
+    assert shown["predicted_ms"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("architecture,ms", "arch,ms"), "lack the column 'architecture'"),
+        (("nor_conv_3x3~0", "nor_conv_5x5~0"), "did you mean 'nor_conv_"),
+        (("|,", "|,-"), "line 2: ms must be a positive number"),
+        (("|,", "?,"), "line 2: architecture"),
+    ],
+)
+def test_mistakes_of_a_fit(change: tuple[str, str], said: str, cli: Cli, timings: Path, tmp_path: Path) -> None:
+    timings.write_text(timings.read_text().replace(*change))
+    assert said in refused(cli("table", "fit", timings, "--space", "nb201", "--out", "t.json"))
+    timings.write_text("architecture,ms\n")
+    assert "10 networks or more, got 0" in refused(cli("table", "fit", timings, "--space", "nb201", "--out", "t.json"))
+    assert "cannot be read" in refused(cli("table", "fit", "nowhere.csv", "--space", "nb201", "--out", "t.json"))
+    assert [path.name for path in tmp_path.iterdir()] == [timings.name]
+
+
 def test_json_of_devices(cli: Cli) -> None:
-    (found,) = rows(cli("devices", "--json"))
-    assert {"device", "cpu", "provider", "threads", "batch", "precision"} <= found.keys() and found["device"] == "cpu"
+    found = rows(cli("devices", "--json"))
+    assert found[0] == {**fingerprint(Device()), "quantity": "cold_cpu_ms"}
+    assert all(Device.parse(str(row["device"])).name == row["device"] for row in found)
+    named = rows(cli("devices", "--device", "cpu:threads=1", "--device", "cpu:batch=2,threads=2", "--json"))
+    assert [row["device"] for row in named] == ["cpu", "cpu:threads=2,batch=2"]
+    assert named[0] == found[0]
+    assert (named[1]["threads"], named[1]["batch"], named[1]["quantity"]) == ("2", "2", "cold_wall_ms")
+
+
+def test_devices_in_words(cli: Cli) -> None:
+    code, out, _ = cli("devices", "--device", "cpu", "--device", "cpu:threads=2")
+    assert code == 0 and out.splitlines()[0] == "cpu" and "cpu:threads=2" in out.splitlines()
+    assert "CPU time of the first call after other work" in out and "wall time of the first call" in out
+    assert "did you mean 'cpu'" in refused(cli("devices", "--device", "cpuu"))
+    assert "ONNX Runtime has no NnapiExecutionProvider" in refused(cli("devices", "--device", "nnapi"))
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> MadeUpDevice:
+    """In the place of every measurement of a table."""
+    made_up = MadeUpDevice(FBNetSpace((1, 8, 8), 10))
+    monkeypatch.setattr(build, "measure", made_up)
+    return made_up
+
+
+BUILD = ("table", "build", "--input", "1x8x8", "--out", "t.json")
+
+
+def test_table_build(cli: Cli, device: MadeUpDevice) -> None:
+    code, out, err = cli(*BUILD, "--device", "cpu:threads=1", "--seed", 3)
+    assert code == 0 and err == "measuring blocks on cpu ...\n"
+    table = LatencyTable.load(Path("t.json"))
+    assert (table.device, table.space, table.classes, table.protocol["seed"]) == ("cpu", "fbnet/small-8", 10, 3)
+    assert f"{len(table.blocks)} blocks of fbnet/small-8 measured on {table.fingerprint['cpu']}" in out
+    assert f"latency table: {table.quality.text()}" in out and "quiet" in out and "written: t.json" in out
+    assert "t.json holds every block already; `nas table check t.json`" in refused(cli(*BUILD))
+    assert len(device.asked) == 1 and LatencyTable.load(Path("t.json")) == table
+
+
+def test_table_build_adds_what_is_missing(cli: Cli, device: MadeUpDevice) -> None:
+    cli(*BUILD)
+    whole = LatencyTable.load(Path("t.json"))
+    part = whole.model_copy(update={"blocks": dict(list(whole.blocks.items())[2:])})
+    part.save(Path("t.json"))
+    assert "was measured elsewhere: its device is 'cpu'" in refused(cli(*BUILD, "--device", "cpu:int8"))
+    assert "not for fbnet/small-8 at (1, 8, 8) with 11" in refused(cli(*BUILD, "--classes", 11))
+    assert LatencyTable.load(Path("t.json")) == part
+    code, out, err = cli(*BUILD)
+    assert code == 0 and out == "2 blocks added to t.json\n" and err == "measuring 2 blocks on cpu ...\n"
+    again = LatencyTable.load(Path("t.json"))
+    assert again.extends(part) and again.blocks.keys() == whole.blocks.keys()
+
+
+def test_table_check_and_recalibrate(cli: Cli, device: MadeUpDevice) -> None:
+    cli(*BUILD)
+    code, out, _ = cli("table", "check", "t.json")
+    assert code == 0 and out.splitlines()[-2:] == ["drift: measured / predicted is 1.000", "the table holds"]
+    assert "when built: error 0.0 % on 22 unseen" in out and "now, drift taken out: error 0.0 % on 12 unseen" in out
+
+    device.factor = 1.2
+    code, out, _ = cli("table", "check", "t.json")
+    assert code == 1 and "drift: measured / predicted is 1.200" in out and "error 0.0 % on 12 unseen" in out
+    assert "the device has drifted: `nas table recalibrate t.json` measures a few networks" in out
+    code, out, err = cli("table", "recalibrate", "t.json")
+    assert code == 0 and "written: t.json" in out and err == "measuring networks on cpu ...\n"
+    assert cli("table", "check", "t.json")[0] == 0
+
+    device.calibration = Calibration(slope=-1, offset_ms=2, block_ms=0, switch_share=0)
+    code, out, _ = cli("table", "check", "t.json")
+    assert code == 1 and out.splitlines()[-1] == "the table no longer holds: build it anew"
+
+
+@pytest.mark.parametrize("command", ["check", "recalibrate"])
+def test_tables_that_cannot_be_checked(command: str, cli: Cli, timings: Path, table: Path, tmp_path: Path) -> None:
+    cli("table", "fit", timings, "--space", "nb201", "--out", "fitted.json")
+    said = refused(cli("table", command, "fitted.json"))
+    assert "fitted.json was fitted to timings; a measured table is needed here: `nas table build` makes one" in said
+    assert "fitted to timings" in refused(cli("search", "--data", "digits", "--out", "run", "--table", "fitted.json"))
+    found = LatencyTable.load(table)
+    found.model_copy(update={"fingerprint": {**found.fingerprint, "cores": "99"}}).save(tmp_path / "elsewhere.json")
+    assert "its cores is '99'" in refused(cli("table", command, "elsewhere.json"))
+    found.model_copy(update={"space": "toy"}).save(tmp_path / "toy.json")
+    assert "unknown space 'toy'" in refused(cli("table", command, "toy.json"))
+
+
+def candidate(identity: str, measured_ms: float, predicted_ms: float) -> Candidate:
+    return Candidate(
+        id=identity, architecture="toy:x", origin="search", search_accuracy=0.5, val_accuracy=measured_ms / 10,
+        test_accuracy=0.4, float_val_accuracy=0.5, predicted_ms=predicted_ms,
+        accurate_prediction=abs(measured_ms / predicted_ms - 1) <= 0.05, measured_ms=measured_ms,
+        measured_ms_low=measured_ms - 0.1, measured_ms_high=measured_ms + 0.1, macs=12_300_000, params=9, onnx="x.onnx",
+        onnx_sha256="0", max_difference=0.0, certificate="x.certificate.json",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("off", [True, False])
+def test_front_in_words(off: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    finalists = [
+        candidate("near", 2.0, 2.04),
+        candidate("other", 4.0, 3.0 if off else 4.0),
+        candidate("slow", 9.0, 9.0),
+    ]
+    front, rejected = select(finalists, 5.0)
+    device = DeviceFront(
+        device="cpu", fingerprint={}, budget_ms=5.0, drift=1.25, host="", certificates={}, candidates=front,
+        rejected=rejected,
+    )  # fmt: skip
+    show_front(
+        Front(space="toy", input_shape=(1, 8, 8), data="d", data_digest="", classes=("a", "b"), devices=(device,))
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Front on cpu, budget 5 ms"
+    assert lines[2].split() == "near 20.00 40.00 2.04 2 1.9-2.1 12.3 search".split()
+    assert lines[3].split() == f"other 40.00 40.00 {'3!' if off else '4'} 4 3.9-4.1 12.3 search".split()
+    told = (
+        "! more than 5 % from what was measured; the device is now at 1.250 x the latency of when its table was built"
+    )
+    assert (told in lines) is off
+    assert lines[-1] == "not on the front: slow (search, 90.00 %, 9 ms measured): over the budget of 5.0 ms"
 
 
 def test_export(cli: Cli, tmp_path: Path) -> None:

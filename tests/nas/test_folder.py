@@ -1,12 +1,14 @@
 """A run's folder belongs to one search and one process, and keeps work but no trace of what never began."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from latency.device import Device
 from nas.config import SearchConfig
 from nas.folder import open_folder, read_record, versions
 from search_spaces.errors import InputError
@@ -36,9 +38,21 @@ def test_record(tmp_path: Path) -> None:
 
 def test_paths(tmp_path: Path) -> None:
     with open_folder(config(tmp_path / "run"), "x") as folder:
-        paths = [folder.journal, folder.supernet, folder.cache, folder.table("cpu")]
+        names = (
+            "cpu",
+            "cpu:threads=2",
+            "cpu:int8",
+            "ssh://me@board:22/cpu",
+            "ssh://board/cpu:python=/opt/my venv/python",
+        )
+        devices = [Device.parse(name) for name in names]
+        paths = [folder.journal, folder.supernet, folder.cache]
+        paths += [place(device) for place in (folder.table, folder.measured) for device in devices]
         assert all(path.is_relative_to(tmp_path / "run") for path in paths)
-        assert len(set(paths)) == 4
+        assert len(set(paths)) == 3 + 2 * len(devices)
+        assert folder.table(devices[0]) == tmp_path / "run" / "tables" / "cpu.json"
+        assert {path.parent.name for path in paths[3:]} == {"tables", "measured"}
+        assert all(re.fullmatch(r"[\w.=-]+\.json", path.name) for path in paths[3:])
 
 
 def test_commands_and_stage_times_accumulate(tmp_path: Path) -> None:

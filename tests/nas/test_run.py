@@ -14,15 +14,20 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from fakes import made_up_table, told
+from fakes import MadeUpDevice, made_up_table, told
+from measuring_jobs import COMPANY
 
+from latency import build
+from latency import measure as measuring
+from latency.certificate import Certificate
 from latency.measure import Protocol
 from latency.table import LatencyTable
 from nas.config import SearchConfig
-from nas.delivery import finalists as finalists_module
+from nas.delivery import measured as measured_module
 from nas.delivery.front import Front
+from nas.devices import Progress
 from nas.folder import open_folder, read_record
-from nas.run import Progress, RunFailed, run_search
+from nas.run import RunFailed, run_search
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
 
@@ -52,7 +57,9 @@ class Quiet:
 @pytest.fixture(scope="module", autouse=True)
 def short_measurements() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(finalists_module, "PROTOCOL", Protocol(rounds=3, calls=1))
+        patch.setattr(measured_module, "PROTOCOL", Protocol(rounds=3, calls=2, most_rounds=3))
+        patch.setattr(measuring, "SWEEP_BYTES", 2**20)
+        patch.setattr(measuring, "company", lambda: COMPANY)
         yield
 
 
@@ -96,6 +103,20 @@ def test_front_is_on_disk(run: tuple[Path, Front]) -> None:
         assert candidate.macs == SPACE.macs(architecture) and candidate.measured_ms > 0
 
 
+def test_every_finalist_has_a_certificate(run: tuple[Path, Front]) -> None:
+    out, front = run
+    (device,) = front.devices
+    finalists = (*device.candidates, *device.rejected)
+    assert device.certificates.keys() == {c.id for c in finalists}
+    for candidate in finalists:
+        certificate = Certificate.load(out / candidate.certificate)
+        assert certificate == device.certificates[candidate.id]
+        assert certificate.content((out / candidate.certificate).parent) == (out / candidate.onnx).read_bytes()
+        assert (certificate.device, certificate.predicted_ms) == ("cpu", candidate.predicted_ms)
+        off = candidate.measured_ms / candidate.predicted_ms - 1
+        assert candidate.accurate_prediction is (abs(off) <= 0.05)
+
+
 def test_delivered_networks_run(run: tuple[Path, Front]) -> None:
     out, front = run
     for candidate in front.devices[0].candidates:
@@ -112,11 +133,12 @@ def test_study_and_record(run: tuple[Path, Front]) -> None:
     assert list(record["stages"]) == ["data", "table", "oracle", "rank check", "search", "finalists", "front"]
     assert len(record["report"]) == 3
     assert record["data_digest"] == Front.load(out).data_digest
+    assert [found["device"] for found in record["devices"]] == ["cpu"]
 
 
 def files(out: Path) -> dict[str, tuple[bytes, int]]:
     """Return content and time of change of what must not be made again."""
-    kept = [*out.glob("models/*"), *out.glob("finalists/*"), *out.glob("measured/*"), out / "supernet.safetensors"]
+    kept = [*out.glob("models/*.onnx"), *out.glob("finalists/*"), *out.glob("measured/*"), out / "supernet.safetensors"]
     kept += [out / "ranks.json"]
     return {str(path.relative_to(out)): (path.read_bytes(), path.stat().st_mtime_ns) for path in kept}
 
@@ -124,7 +146,9 @@ def files(out: Path) -> dict[str, tuple[bytes, int]]:
 def test_again_does_nothing_anew(run: tuple[Path, Front]) -> None:
     out, front = run
     before, trials = files(out), told(out / "study.journal")
+    certificates = {path: path.read_bytes() for path in out.glob("models/*.certificate.json")}
     again, console = search(out, None)
+    assert {path: path.read_bytes() for path in out.glob("models/*.certificate.json")} == certificates
     assert again == front and files(out) == before and told(out / "study.journal") == trials
     assert console.bars["training the supernet"][0] == console.bars["training the supernet"][-1]
     assert len(read_record(out)["commands"]) == 2
@@ -157,6 +181,30 @@ def test_same_seed_same_search_elsewhere(run: tuple[Path, Front], table: Path, t
         return {c.id: (c.val_accuracy, c.onnx_sha256) for c in (*device.candidates, *device.rejected)}
 
     assert trained(other) == trained(front)
+
+
+def test_several_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables, predictions, files and certificates of each device; here the blocks' latencies are made up."""
+    monkeypatch.setattr(build, "measure", MadeUpDevice(SPACE))
+    settings: dict[str, Any] = {"oracle": "train", "trials": 4, "finalists": 1, "final_epochs": 1, "sampler": "random"}
+    out, names = tmp_path / "run", ("cpu", "cpu:int8", "cpu:threads=2,batch=4")
+    front, console = search(out, None, device=("cpu:threads=1", "cpu:int8", "cpu:batch=4,threads=2"), **settings)
+    assert tuple(device.device for device in front.devices) == names
+    assert [bar for bar in console.bars if "measuring" in bar] == [
+        f"measuring blocks on {', '.join(names[:2])}, {names[2]}", f"measuring the finalists on {', '.join(names)}"
+    ]  # fmt: skip
+    finalists = [{c.id: c for c in (*d.candidates, *d.rejected)} for d in front.devices]
+    assert finalists[0].keys() == finalists[1].keys() == finalists[2].keys()
+    for by_id, ending in zip(finalists, ("", ".int8", ".b4"), strict=True):
+        for identity, candidate in by_id.items():
+            assert candidate.onnx == f"models/{identity}{ending}.onnx"
+            assert candidate.certificate == f"models/{identity}{ending}.certificate.json"
+            assert Certificate.load(out / candidate.certificate).sha256 == candidate.onnx_sha256
+    assert all(c.val_accuracy == c.float_val_accuracy for c in (*finalists[0].values(), *finalists[2].values()))
+    assert len(list((out / "tables").iterdir())) == len(list((out / "measured").iterdir())) == 3
+    front.require_files(out)
+    again, _ = search(out, None, device=names, **settings)
+    assert again == front
 
 
 def test_oracle_that_trains(table: Path, tmp_path: Path) -> None:

@@ -12,7 +12,15 @@ import torch
 from torch import nn
 
 from nas.delivery import export as module
-from nas.delivery.export import TOLERANCE, ExportFailed, export, file_metadata, largest_difference
+from nas.delivery.export import (
+    TOLERANCE,
+    ExportFailed,
+    ModelScores,
+    export,
+    file_accuracy,
+    file_metadata,
+    largest_difference,
+)
 from nas.training.data import Dataset, Split
 from search_spaces.fbnet import FBNetSpace
 
@@ -79,6 +87,49 @@ def test_shapes_and_names_in_the_file(network: nn.Module, images: torch.Tensor, 
     (given,), (found,) = graph.input, graph.output
     assert (given.name, [d.dim_value for d in given.type.tensor_type.shape.dim]) == ("input", [1, 3, 8, 12])
     assert (found.name, [d.dim_value for d in found.type.tensor_type.shape.dim]) == ("scores", [1, 5])
+
+
+@pytest.fixture(scope="module")
+def batched(tmp_path_factory: pytest.TempPathFactory) -> tuple[nn.Module, bytes]:
+    """A network and its file, which takes four images at a time."""
+    torch.manual_seed(0)
+    network = SPACE.build(ARCHITECTURE)
+    path = tmp_path_factory.mktemp("batched") / "net.onnx"
+    export(network, SPACE.input_shape, path, METADATA, torch.randn(6, *SPACE.input_shape), batch=4)
+    return network, path.read_bytes()
+
+
+def test_file_of_a_batch(batched: tuple[nn.Module, bytes]) -> None:
+    graph = onnx.load_from_string(batched[1]).graph
+    (given,), (found,) = graph.input, graph.output
+    assert [d.dim_value for d in given.type.tensor_type.shape.dim] == [4, 3, 8, 12]
+    assert [d.dim_value for d in found.type.tensor_type.shape.dim] == [4, 5]
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8, 11])
+def test_scores_of_any_number_of_images(count: int, batched: tuple[nn.Module, bytes]) -> None:
+    network, content = batched
+    images = torch.randn(count, *SPACE.input_shape)
+    with torch.no_grad():
+        expected = network(images).numpy()
+    found = ModelScores(content)(images)
+    assert found.shape == (count, 5)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    # Whatever fills the last batch up has no part in it, and a layout in memory of its own does not matter.
+    np.testing.assert_array_equal(ModelScores(content)(images.contiguous(memory_format=torch.channels_last)), found)
+    assert largest_difference(network, content, images) == np.abs(found - expected).max()
+
+
+def test_accuracy_is_that_of_the_file(batched: tuple[nn.Module, bytes]) -> None:
+    network, content = batched
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (11, 8, 12, 3), dtype=np.uint8)
+    normalised = (pixels / 255 - np.array(DATA.mean)) / np.array(DATA.std)
+    with torch.no_grad():
+        classes = network(torch.from_numpy(normalised.transpose(0, 3, 1, 2)).float()).argmax(1).numpy()
+    for right in (0, 7, 11):
+        labels = np.where(np.arange(11) < right, classes, (classes + 1) % 5)
+        assert file_accuracy(content, Split(pixels, labels.astype(np.int64)), DATA) == right / 11
 
 
 @pytest.mark.parametrize("change", [0.5, float("nan"), float("inf")])

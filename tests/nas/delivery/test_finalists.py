@@ -1,19 +1,23 @@
 """Finalists are chosen all along the front, trained once, and made anew when their file is not what it was."""
 
 import random
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime as ort
 import pytest
 from fakes import digits_task
+from numpy.typing import NDArray
 
-from latency.device import DEVICES
-from latency.emit import to_onnx
+from latency.device import Device
 from latency.files import sha256
-from latency.measure import Protocol
 from nas.delivery import finalists as module
-from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished, measure_kept
+from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished
 from nas.search.record import Evaluated
+from nas.training.data import Split
 from nas.training.oracle import Task
 from nas.training.train import Recipe
 from search_spaces.architecture import Architecture
@@ -22,6 +26,14 @@ from search_spaces.fbnet import FBNetSpace
 
 SPACE = FBNetSpace((1, 8, 8), 10)
 ARCHITECTURE = SPACE.parse("skip,k3_e1,skip,k3_e1_g2,skip,k3_e1,skip,k3_e1")
+DEVICES = tuple(Device.parse(name) for name in ("cpu", "cpu:threads=2", "cpu:int8", "cpu:batch=4", "cpu:batch=4,int8"))
+CPU = DEVICES[:1]
+FILES = {
+    "": f"models/{ARCHITECTURE.id}.onnx",
+    "int8": f"models/{ARCHITECTURE.id}.int8.onnx",
+    "b4": f"models/{ARCHITECTURE.id}.b4.onnx",
+    "b4.int8": f"models/{ARCHITECTURE.id}.b4.int8.onnx",
+}
 
 
 def rated(number: int, accuracy: float, ms: float, origin: str = "search") -> Evaluated:
@@ -82,7 +94,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 @pytest.fixture(scope="module")
 def work(task: Task, tmp_path_factory: pytest.TempPathFactory) -> FinalTraining:
-    return FinalTraining(task, Recipe(2), tmp_path_factory.mktemp("run"))
+    return FinalTraining(task, Recipe(2), tmp_path_factory.mktemp("run"), DEVICES)
 
 
 @pytest.fixture(scope="module")
@@ -90,44 +102,102 @@ def trained(work: FinalTraining) -> Trained:
     return work(ARCHITECTURE)
 
 
-def test_record_and_file(work: FinalTraining, trained: Trained) -> None:
+def test_record_and_a_file_per_form(work: FinalTraining, trained: Trained) -> None:
     assert finished(work.folder, ARCHITECTURE) == trained
     assert (trained.id, trained.architecture) == (ARCHITECTURE.id, ARCHITECTURE.text)
-    assert trained.onnx == f"models/{ARCHITECTURE.id}.onnx"
-    assert sha256((work.folder / trained.onnx).read_bytes()) == trained.onnx_sha256
-    assert 0.2 < trained.val_accuracy <= 1 and 0.2 < trained.test_accuracy <= 1
-    assert trained.max_difference < 1e-3
+    assert {form: file.onnx for form, file in trained.files.items()} == FILES
+    assert {device.form for device in DEVICES} == FILES.keys()
+    assert sorted(path.name for path in (work.folder / "models").iterdir()) == sorted(
+        path.removeprefix("models/") for path in FILES.values()
+    )
+    for file in trained.files.values():
+        assert sha256((work.folder / file.onnx).read_bytes()) == file.onnx_sha256 and file.intact(work.folder)
+        assert 0.2 < file.val_accuracy <= 1 and 0.2 < file.test_accuracy <= 1
+
+
+def test_files_have_the_form_that_they_are_named_for(work: FinalTraining, trained: Trained) -> None:
+    for form, file in trained.files.items():
+        proto = onnx.load(work.folder / file.onnx)
+        (given,) = proto.graph.input
+        assert given.type.tensor_type.shape.dim[0].dim_value == (4 if "b4" in form else 1)
+        operators = Counter(node.op_type for node in proto.graph.node)
+        assert (operators["QuantizeLinear"] > 0) is ("int8" in form)
+        kept = {entry.key: entry.value for entry in proto.metadata_props}
+        assert kept["architecture"] == f'"{ARCHITECTURE.text}"' and "preprocessing" in kept
+
+
+def classified(content: bytes, split: Split, task: Task, batch: int) -> NDArray[np.bool_]:
+    """Return which images ONNX Runtime classifies rightly; written anew, independent of ``file_accuracy``."""
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    data = task.dataset
+    pixels = (np.asarray(split.images, np.float64) / 255 - np.array(data.mean)) / np.array(data.std)
+    images = pixels.transpose(0, 3, 1, 2).astype(np.float32)
+    rows = np.arange(-(-len(images) // batch) * batch) % len(images)  # the last batch is filled up with the first
+    found = [session.run(["scores"], {"input": images[part]})[0] for part in np.split(rows, len(rows) // batch)]
+    return np.asarray(np.concatenate(found)[: len(images)].argmax(1) == split.labels)
+
+
+@pytest.mark.parametrize("form", FILES)
+def test_accuracy_is_that_of_the_file(form: str, work: FinalTraining, trained: Trained) -> None:
+    file, data = trained.files[form], work.task.dataset
+    content, batch = (work.folder / file.onnx).read_bytes(), 4 if "b4" in form else 1
+    assert len(data.val) % 4, "a remainder is wanted here"
+    assert classified(content, data.val, work.task, batch).mean() == pytest.approx(file.val_accuracy)
+    assert classified(content, data.test, work.task, batch).mean() == pytest.approx(file.test_accuracy)
+
+
+def test_integers_cost_little_and_are_not_the_floats(trained: Trained) -> None:
+    exact, integer, batched = (trained.files[form] for form in ("", "int8", "b4"))
+    assert exact.max_difference < 1e-3 and batched.max_difference < 1e-3 < integer.max_difference < 5
+    assert abs(integer.val_accuracy - exact.val_accuracy) < 0.05
+    assert (batched.val_accuracy, batched.test_accuracy) == (exact.val_accuracy, exact.test_accuracy)
 
 
 def test_finished_finalist_is_not_trained_again(
     work: FinalTraining, trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "train", None)
-    monkeypatch.setattr(module, "export", None)
+    for name in ("train", "export", "quantize"):
+        monkeypatch.setattr(module, name, None)
     assert work(ARCHITECTURE) == trained
 
 
-def test_changed_or_missing_file_is_made_anew(work: FinalTraining, trained: Trained) -> None:
-    model = work.folder / trained.onnx
+@pytest.mark.parametrize("form", FILES)
+def test_a_changed_or_missing_file_is_noticed(form: str, work: FinalTraining, trained: Trained) -> None:
+    model = work.folder / FILES[form]
     whole = model.read_bytes()
-    for change in (lambda: model.write_bytes(whole[:-1] + b"?"), model.unlink):
-        change()
-        assert finished(work.folder, ARCHITECTURE) is None
-        again = work(ARCHITECTURE)
-        assert again == trained
-        assert sha256(model.read_bytes()) == trained.onnx_sha256
+    model.write_bytes(whole[:-1] + b"?")
+    assert finished(work.folder, ARCHITECTURE) is None and not trained.files[form].intact(work.folder)
+    model.unlink()
+    assert finished(work.folder, ARCHITECTURE) is None and not trained.files[form].intact(work.folder)
+    model.write_bytes(whole)
+    assert finished(work.folder, ARCHITECTURE) == trained
+
+
+def test_a_changed_file_is_made_anew(work: FinalTraining, trained: Trained) -> None:
+    (work.folder / FILES["b4.int8"]).write_bytes(b"?")
+    (work.folder / FILES[""]).unlink()
+    assert work(ARCHITECTURE) == trained
+    assert finished(work.folder, ARCHITECTURE) == trained
 
 
 def test_stopped_training_goes_on(task: Task, work: FinalTraining, trained: Trained, tmp_path: Path) -> None:
     checkpoint = work.folder / "finalists" / f"{ARCHITECTURE.id}.safetensors"
     (tmp_path / "finalists").mkdir()
     (tmp_path / "finalists" / checkpoint.name).write_bytes(checkpoint.read_bytes())
-    assert FinalTraining(task, Recipe(2), tmp_path)(ARCHITECTURE) == trained
+    again = FinalTraining(task, Recipe(2), tmp_path, CPU)(ARCHITECTURE)
+    assert again.files == {"": trained.files[""]}
 
 
 def test_without_a_supernet_training_starts_fresh(task: Task, trained: Trained, tmp_path: Path) -> None:
-    fresh = FinalTraining(replace(task, supernet=None), Recipe(2), tmp_path)(ARCHITECTURE)
-    assert fresh.onnx_sha256 != trained.onnx_sha256
+    fresh = FinalTraining(replace(task, supernet=None), Recipe(2), tmp_path, CPU)(ARCHITECTURE)
+    assert fresh.files[""].onnx_sha256 != trained.files[""].onnx_sha256
+
+
+def test_float_files_are_kept_beside_those_of_the_device(task: Task, work: FinalTraining, tmp_path: Path) -> None:
+    checkpoint = work.folder / "finalists" / f"{ARCHITECTURE.id}.safetensors"
+    (tmp_path / "finalists").mkdir()
+    (tmp_path / "finalists" / checkpoint.name).write_bytes(checkpoint.read_bytes())
+    assert FinalTraining(task, Recipe(2), tmp_path, DEVICES[2:3])(ARCHITECTURE).files.keys() == {"", "int8"}
 
 
 def test_damaged_record_is_an_input_error(work: FinalTraining, trained: Trained) -> None:
@@ -138,24 +208,3 @@ def test_damaged_record_is_an_input_error(work: FinalTraining, trained: Trained)
         finished(work.folder, ARCHITECTURE)
     record.write_bytes(whole)
     assert finished(work.folder, SPACE.parse("skip," * 7 + "skip")) is None
-
-
-def test_measurement_is_kept_until_a_model_changes(
-    work: FinalTraining, trained: Trained, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "PROTOCOL", Protocol(rounds=3, calls=1))
-    steps: list[int] = []
-
-    def progress(done: int, total: int) -> None:
-        steps.append(done)
-
-    models = {trained.id: (work.folder / trained.onnx).read_bytes()}
-    path = work.folder / "measured" / "cpu.json"
-    first = measure_kept(path, DEVICES["cpu"], models, progress)
-    assert steps == [0, 1, 2, 3]
-    found = first[trained.id]
-    assert 0 < found.low <= found.ms <= found.high
-    assert [path.name for path in (work.folder / "measured").iterdir()] == ["cpu.json"]
-    assert measure_kept(path, DEVICES["cpu"], models, progress) == first and len(steps) == 4
-    other = to_onnx(SPACE.build(ARCHITECTURE), SPACE.input_shape)
-    assert measure_kept(path, DEVICES["cpu"], {trained.id: other}, progress) != first and len(steps) == 8

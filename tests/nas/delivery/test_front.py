@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from latency.certificate import Certificate
 from latency.files import sha256, write_sealed
 from nas.delivery.front import SCHEMA_VERSION, Candidate, DeviceFront, Front, select
 from search_spaces.errors import InputError
@@ -19,7 +20,9 @@ def candidate(identity: str, val_accuracy: float, measured_ms: float, test_accur
         search_accuracy=0.5,
         val_accuracy=val_accuracy,
         test_accuracy=test_accuracy,
+        float_val_accuracy=0.75,
         predicted_ms=1.0,
+        accurate_prediction=0.95 <= measured_ms <= 1.05,
         measured_ms=measured_ms,
         measured_ms_low=measured_ms - 0.1,
         measured_ms_high=measured_ms + 0.1,
@@ -28,15 +31,40 @@ def candidate(identity: str, val_accuracy: float, measured_ms: float, test_accur
         onnx=f"models/{identity}.onnx",
         onnx_sha256="0" * 64,
         max_difference=1e-6,
+        certificate=f"models/{identity}.certificate.json",
     )
 
 
-def split(finalists: list[Candidate], budget_ms: float | None = None) -> DeviceFront:
-    return select("cpu", {"cpu": "x"}, budget_ms, finalists, 1.25)
+def certificate(one: Candidate) -> Certificate:
+    return Certificate(
+        model=one.onnx.rpartition("/")[2],
+        sha256=one.onnx_sha256,
+        device="cpu",
+        fingerprint={"cpu": "x"},
+        quantity="cold_cpu_ms",
+        predicted_ms=one.predicted_ms,
+        measured_ms=one.measured_ms,
+        measured_ms_low=one.measured_ms_low,
+        measured_ms_high=one.measured_ms_high,
+        steady_ms=one.measured_ms / 2,
+        runs=40,
+        protocol={"rounds": 40, "interval_percent": 5.0},
+        measured_at="2026-01-02T03:04:05+00:00",
+    )
 
 
-def ids(front: DeviceFront) -> tuple[list[str], dict[str, str]]:
-    return [c.id for c in front.candidates], {c.id: c.reason for c in front.rejected}
+def on(device: str, finalists: list[Candidate], budget_ms: float | None = None) -> DeviceFront:
+    front, rejected = select(finalists, budget_ms)
+    return DeviceFront(
+        device=device, fingerprint={"cpu": "x"}, budget_ms=budget_ms, drift=1.25, host="a quiet host",
+        certificates={c.id: certificate(c) for c in finalists}, candidates=front, rejected=rejected,
+    )  # fmt: skip
+
+
+def split(finalists: list[Candidate], budget_ms: float | None = None) -> tuple[list[str], dict[str, str]]:
+    """Return the ids on the front, and why the others are not."""
+    front, rejected = select(finalists, budget_ms)
+    return [c.id for c in front], {c.id: c.reason for c in rejected}
 
 
 FINALISTS = [
@@ -50,7 +78,7 @@ FINALISTS = [
 
 
 def test_select() -> None:
-    front, rejected = ids(split(FINALISTS, 8.0))
+    front, rejected = split(FINALISTS, 8.0)
     assert front == ["fast", "good"]
     assert rejected == {
         "slow": "over the budget of 8.0 ms",
@@ -61,40 +89,40 @@ def test_select() -> None:
 
 
 def test_select_without_a_budget() -> None:
-    front, rejected = ids(split(FINALISTS))
+    front, rejected = split(FINALISTS)
     assert front == ["fast", "good", "slow"] and "slow" not in rejected
 
 
 def test_budget_itself_is_allowed() -> None:
-    assert ids(split([candidate("a", 0.5, 4.0)], 4.0)) == (["a"], {})
+    assert split([candidate("a", 0.5, 4.0)], 4.0) == (["a"], {})
 
 
 def test_over_the_budget_dominates_nothing() -> None:
     finalists = [candidate("over", 0.9, 4.001), candidate("under", 0.5, 4.0)]
-    assert ids(split(finalists, 4.0)) == (["under"], {"over": "over the budget of 4.0 ms"})
+    assert split(finalists, 4.0) == (["under"], {"over": "over the budget of 4.0 ms"})
 
 
 def test_equal_points_are_named_once() -> None:
     finalists = [candidate(name, 0.9, 2.0) for name in ("b", "a", "c")]
-    assert ids(split(finalists)) == (["a"], {"b": "dominated by a", "c": "dominated by a"})
+    assert split(finalists) == (["a"], {"b": "dominated by a", "c": "dominated by a"})
 
 
 def test_test_accuracy_decides_nothing() -> None:
     finalists = [candidate("a", 0.9, 2.0, test_accuracy=0.1), candidate("b", 0.8, 2.0, test_accuracy=0.99)]
-    assert ids(split(finalists))[0] == ["a"]
+    assert split(finalists)[0] == ["a"]
 
 
 def test_order_of_the_finalists_does_not_matter() -> None:
-    expected = split(FINALISTS, 8.0)
+    expected = select(FINALISTS, 8.0)
     for seed in range(10):
-        assert split(random.Random(seed).sample(FINALISTS, len(FINALISTS)), 8.0) == expected
+        assert select(random.Random(seed).sample(FINALISTS, len(FINALISTS)), 8.0) == expected
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_every_finalist_is_on_the_front_or_dominated_by_the_one_named(seed: int) -> None:
     rng = random.Random(seed)
     finalists = {str(i): candidate(str(i), rng.randint(0, 5) / 5, rng.randint(1, 6)) for i in range(12)}
-    front, rejected = ids(split(list(finalists.values()), 5.0))
+    front, rejected = split(list(finalists.values()), 5.0)
     assert sorted([*front, *rejected]) == sorted(finalists)
     for name, reason in rejected.items():
         if reason.startswith("over"):
@@ -110,26 +138,30 @@ def test_every_finalist_is_on_the_front_or_dominated_by_the_one_named(seed: int)
 
 
 def test_nothing_to_select_from() -> None:
-    assert ids(split([], 4.0)) == ([], {})
+    assert split([], 4.0) == ([], {})
 
 
 @pytest.fixture
 def front() -> Front:
-    other = select('board, "two"', {"cpu": "y"}, None, FINALISTS[:2], 1.0)
+    other = on('board, "two"', FINALISTS[:2])
     return Front(
         space="toy",
         input_shape=(3, 8, 8),
         data="photos",
         data_digest="0" * 64,
         classes=("café", "dog"),
-        devices=(split(FINALISTS, 8.0), other),
+        devices=(on("cpu", FINALISTS, 8.0), other),
     )
 
 
 def test_round_trip(front: Front, tmp_path: Path) -> None:
     front.save(tmp_path / "run")
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["front.csv", "front.json"]
-    assert Front.load(tmp_path / "run") == front
+    loaded = Front.load(tmp_path / "run")
+    assert loaded == front
+    for device in loaded.devices:
+        finalists = (*device.candidates, *device.rejected)
+        assert device.certificates == {c.id: certificate(c) for c in finalists}
 
 
 def test_csv_has_a_row_per_finalist(front: Front, tmp_path: Path) -> None:
@@ -142,10 +174,12 @@ def test_csv_has_a_row_per_finalist(front: Front, tmp_path: Path) -> None:
     by_id = {row["id"]: row for row in rows if row["device"] == "cpu"}
     assert by_id["worse"]["status"] == "dominated by good"
     assert float(by_id["good"]["measured_ms"]) == 4.0 and by_id["good"]["architecture"] == "toy:good,x"
+    assert by_id["good"]["certificate"] == "models/good.certificate.json"
+    assert (by_id["good"]["accurate_prediction"], by_id["fast"]["accurate_prediction"]) == ("False", "True")
 
 
 def test_empty_front_has_a_header(tmp_path: Path, front: Front) -> None:
-    empty = front.model_copy(update={"devices": (split([], 1.0),)})
+    empty = front.model_copy(update={"devices": (on("cpu", [], 1.0),)})
     empty.save(tmp_path)
     header = ",".join(["device", "status", *Candidate.model_fields])
     assert (tmp_path / "front.csv").read_text() == header + "\n"
@@ -165,13 +199,20 @@ def test_damaged_fronts(front: Front, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="checksum"):
         Front.load(tmp_path)
     body = front.model_dump(mode="json")
-    for changed in ({**body, "space": None}, {**body, "extra": 1}, {**body, "devices": [{}]}):
+    unsure = {**body["devices"][0], "drift": None}
+    for changed in (
+        {**body, "space": None},
+        {**body, "extra": 1},
+        {**body, "devices": [{}]},
+        {**body, "devices": [unsure]},
+    ):
         write_sealed(path, SCHEMA_VERSION, changed)
         with pytest.raises(InputError, match="is damaged: "):
             Front.load(tmp_path)
-    write_sealed(path, SCHEMA_VERSION + 1, body)
-    with pytest.raises(InputError, match="schema version"):
-        Front.load(tmp_path)
+    for version in (1, SCHEMA_VERSION + 1):
+        write_sealed(path, version, body)
+        with pytest.raises(InputError, match=f"has schema version {version}; this version reads {SCHEMA_VERSION}"):
+            Front.load(tmp_path)
 
 
 def test_networks_must_be_the_files_that_were_measured(tmp_path: Path) -> None:
@@ -179,7 +220,7 @@ def test_networks_must_be_the_files_that_were_measured(tmp_path: Path) -> None:
     finalist = FINALISTS[0].model_copy(update={"onnx": "models/a.onnx", "onnx_sha256": sha256(content)})
     front = Front(
         space="s", input_shape=(1, 8, 8), data="d", data_digest="x", classes=("a", "b"),
-        devices=(select("cpu", {}, None, [finalist], 1.0),),
+        devices=(on("cpu", [finalist]),),
     )  # fmt: skip
     with pytest.raises(InputError, match=r"models/a\.onnx is missing or has changed"):
         front.require_files(tmp_path)

@@ -89,11 +89,9 @@ def test_fastest_is_that_of_all(seed: int) -> None:
 
 def test_fastest_of_a_large_space_is_the_fastest_of_each_layer() -> None:
     table = made_up_table(SPACE)
-    costs = [
-        min(table.sum_ms([block]) if block.key in table.blocks else 0.0 for block in row) for row in SPACE.positions()
-    ]
+    costs = [min(table.features([block]).core_ms for block in row) for row in SPACE.positions()]
     best = table.predict_ms(SPACE.blocks(fastest(SPACE, target(SPACE).predict_ms, 0)))
-    assert best == pytest.approx(table.offset_ms + table.slope * sum(costs))
+    assert best == pytest.approx(table.calibration.offset_ms + table.calibration.slope * sum(costs))
 
 
 @pytest.mark.parametrize("trials", [2, 5, 12, 40, 100])
