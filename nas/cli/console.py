@@ -38,7 +38,7 @@ class Terminal:
     def progress(self, title: str) -> Iterator[Report]:
         """Show a bar as long as the context is open; it pulses until the total is known. In a log, show a line."""
         if not sys.stderr.isatty():
-            _status.print(f"{title} ...", markup=False)
+            _status.print(f"{title} ...", markup=False, soft_wrap=True)
             yield lambda done, total: None
             return
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

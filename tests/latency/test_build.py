@@ -29,6 +29,7 @@ from latency.measure import Measured, Protocol
 from latency.models import probe_name, probed_shapes
 from latency.table import LatencyTable
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.nb201 import NB201Space
 
 CPU = Device()
 TOY = ToySpace((1, 8, 8))
@@ -197,6 +198,17 @@ def test_predictions_are_near_where_the_device_is_not(device: MadeUpDevice, tmp_
     for row in table.networks:
         assert row.predicted_ms != table.predict_ms(FBNET.blocks(FBNET.parse(row.architecture)))
     assert list(table.calibration.model_dump().values()) == pytest.approx([0.85, 0.03, 0.004, 0.8], rel=0.25)
+
+
+def test_cells_are_sums_of_blocks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = NB201Space((1, 8, 8), 10)
+    made_up = MadeUpDevice(space)
+    monkeypatch.setattr(build, "measure", made_up)
+    table = build_table(space, CPU, tmp_path / "cpu.json", PROTOCOL)
+    assert set(table.blocks) == {block.key for block in space.distinct_blocks() if not block.free}
+    assert table.quality.mape_percent < 1e-6 and table.quality.networks == NETWORKS
+    nothing = space.parse(",".join(["none"] * 6))
+    assert table.predict_ms(space.blocks(nothing)) == pytest.approx(made_up.network_ms(nothing))
 
 
 def test_batches_have_larger_borders(device: MadeUpDevice, tmp_path: Path) -> None:
