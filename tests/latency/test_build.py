@@ -1,6 +1,7 @@
 """Tables measured here, complete and resumable (no absolute time is asserted), and of a device known exactly."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -263,6 +264,13 @@ def test_check_tells_drift_from_error(factor: float, exact: Built, device: MadeU
     assert quality.good and quality.mape_percent < 1e-6 and quality.networks == FRESH_NETWORKS
     asked = set(device.asked[-1])
     assert len(asked) == FRESH_NETWORKS and not asked & {row.architecture for row in table.networks}
+
+
+def test_check_prefers_networks_that_the_table_does_not_know(device: MadeUpDevice, tmp_path: Path) -> None:
+    # By these seeds the first networks to be drawn are the table's own.
+    table = build_table(FBNET, CPU, tmp_path / "cpu.json", replace(PROTOCOL, seed=1))
+    check_table(table, FBNET, CPU, replace(PROTOCOL, seed=0))
+    assert not set(device.asked[-1]) & {row.architecture for row in table.networks}
 
 
 def test_check_tells_error_from_drift(exact: Built, device: MadeUpDevice) -> None:

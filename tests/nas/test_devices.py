@@ -1,6 +1,7 @@
 """Devices of one machine take turns, machines work side by side, and what fails in one ends the others."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -37,33 +38,41 @@ def test_results_have_the_order_of_the_devices() -> None:
     assert on_each([], Bar()(), lambda device, _: device.name) == []
 
 
-def test_devices_of_one_machine_take_turns() -> None:
-    lock, order = threading.Lock(), []
+class Turns:
+    """Tells whether two devices of one machine were ever at work together: each waits a while for another to come."""
 
-    def work(device: Device, told: Progress) -> str:
-        assert lock.acquire(blocking=False), "two devices of one machine at the same time"
-        order.append(device.name)
+    def __init__(self) -> None:
+        self.together = threading.Event()
+        self.order: list[str] = []
+        self._lock = threading.Lock()
+        self._at_work: Counter[str] = Counter()
+
+    def __call__(self, device: Device, told: Progress) -> str:
+        with self._lock:
+            self.order.append(device.name)
+            self._at_work[device.host] += 1
+            if self._at_work[device.host] > 1:
+                self.together.set()
+        self.together.wait(0.05)
         told(1, 1)
-        lock.release()
+        with self._lock:
+            self._at_work[device.host] -= 1
         return device.name
 
-    on_each(HERE, Bar()(), work)
-    assert order == [device.name for device in HERE]
+
+def test_devices_of_one_machine_take_turns() -> None:
+    turns = Turns()
+    on_each(HERE, Bar()(), turns)
+    assert turns.order == [device.name for device in HERE] and not turns.together.is_set()
 
 
 def test_a_machine_with_two_devices_beside_another() -> None:
-    second = Device.parse("ssh://board/cpu:threads=2")
-    locks = {BOARD.host: threading.Lock(), "": threading.Lock()}
-    both = threading.Barrier(2)
-
-    def work(device: Device, told: Progress) -> None:
-        assert locks[device.host].acquire(blocking=False), "two devices of one machine at the same time"
-        if device in (BOARD, HERE[0]):
-            both.wait(SOON)  # passes only if the other machine is at work too
-        told(1, 1)
-        locks[device.host].release()
-
-    assert on_each([HERE[0], BOARD, HERE[1], second], Bar()(), work) == [None] * 4
+    turns, second = Turns(), Device.parse("ssh://board/cpu:threads=2")
+    devices = [HERE[0], BOARD, HERE[1], second]
+    assert on_each(devices, Bar()(), turns) == [device.name for device in devices]
+    assert not turns.together.is_set()
+    for first, then in ((HERE[0], HERE[1]), (BOARD, second)):
+        assert turns.order.index(first.name) < turns.order.index(then.name)
 
 
 def test_machines_work_at_the_same_time() -> None:

@@ -187,6 +187,7 @@ def test_budget_must_be_within_reach(device: MadeUpDevice, folder: RunFolder, ta
 # --- finalists
 
 FORMS = {"": "", "int8": ".int8"}
+FACTORS = [1.04, 1.06, 0.96, 0.94]
 
 
 @pytest.fixture(scope="module")
@@ -213,9 +214,9 @@ def trained(folder: RunFolder, contents: dict[str, dict[str, bytes]], device: Ma
 
 
 def rated(factors: list[float], device: MadeUpDevice) -> list[Evaluated]:
-    """Return the finalists with predictions that the made-up device exceeds by ``factors``."""
+    """Return the finalists with predictions that the first made-up device exceeds by ``factors``; others differ."""
     return [
-        Evaluated(n, a, "search", 0.4, tuple(device.network_ms(a) / factors[n] for _ in DEVICES))
+        Evaluated(n, a, "search", 0.4, tuple(device.network_ms(a) / factors[n] * (1 + i) for i in range(len(DEVICES))))
         for n, a in enumerate(NETWORKS)
     ]
 
@@ -225,14 +226,14 @@ def fronts(
     folder: RunFolder, tables: dict[str, LatencyTable], trained: list[Trained], device: MadeUpDevice
 ) -> tuple[DeviceFront, ...]:
     targets = [Target(SPACE, tables[one.name], None) for one in DEVICES]
-    trials = rated([1.04, 1.06, 0.96, 0.94], device)
+    trials = rated(FACTORS, device)
     for target in targets:
         folder.record["report"][f"latency table of {target.table.device}, on unseen networks"] = {}
     device.factor = 1.25
     return device_fronts(folder, Quiet(), DEVICES, targets, trials, trained)
 
 
-def test_a_front_per_device(fronts: tuple[DeviceFront, ...], folder: RunFolder) -> None:
+def test_a_front_per_device(fronts: tuple[DeviceFront, ...], folder: RunFolder, device: MadeUpDevice) -> None:
     assert [front.device for front in fronts] == [one.name for one in DEVICES]
     for front, one in zip(fronts, DEVICES, strict=True):
         finalists = (*front.candidates, *front.rejected)
@@ -249,6 +250,10 @@ def test_a_front_per_device(fronts: tuple[DeviceFront, ...], folder: RunFolder) 
             assert (candidate.macs, candidate.params) == (SPACE.macs(architecture), SPACE.params(architecture))
             lost = 0.04 if one.form else 0.0
             assert candidate.val_accuracy == pytest.approx(candidate.float_val_accuracy - lost)
+            factor = FACTORS[NETWORKS.index(architecture)]
+            assert candidate.predicted_ms * factor == pytest.approx(
+                device.network_ms(architecture) / 1.25 * (1 + DEVICES.index(one))
+            )
 
 
 def test_every_file_and_device_has_a_certificate_of_its_own(fronts: tuple[DeviceFront, ...], folder: RunFolder) -> None:
@@ -302,7 +307,7 @@ def test_what_was_measured_is_kept_and_the_anchors_beside_it(
     assert [set(names) for names in device.asked] == [{a.id for a in NETWORKS} | anchors] * 3
     assert {path.name for path in (folder.path / "measured").iterdir()} == {f"{one.slug}.json" for one in DEVICES}
     targets = [Target(SPACE, tables[one.name], None) for one in DEVICES]
-    trials = rated([1.04, 1.06, 0.96, 0.94], device)
+    trials = rated(FACTORS, device)
     trials = [
         Evaluated(t.number, t.architecture, t.origin, t.accuracy, tuple(ms / 1.25 for ms in t.ms)) for t in trials
     ]
