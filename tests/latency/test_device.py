@@ -19,7 +19,7 @@ CANONICAL = {
     "ssh://board/cpu": Device(host="ssh://board"),
     "ssh://me@10.0.0.7:2222/xnnpack:threads=4": Device("xnnpack", "ssh://me@10.0.0.7:2222", threads=4),
     "ssh://me@[fe80::1]:22/cpu": Device(host="ssh://me@[fe80::1]:22"),
-    "ssh://board/cpu:python=/opt/my venv/bin/python": Device(host="ssh://board", python="/opt/my venv/bin/python"),
+    "ssh://board/cpu:python=~/my venv/bin/python": Device(host="ssh://board", python="~/my venv/bin/python"),
 }
 
 

@@ -43,7 +43,7 @@ def test_paths(tmp_path: Path) -> None:
             "cpu:threads=2",
             "cpu:int8",
             "ssh://me@board:22/cpu",
-            "ssh://board/cpu:python=/opt/my venv/python",
+            "ssh://board/cpu:python=~/my venv/python",
         )
         devices = [Device.parse(name) for name in names]
         paths = [folder.journal, folder.supernet, folder.cache]
