@@ -8,7 +8,7 @@ import numpy as np
 from latency.calibrate import Calibration, cross_predicted
 from latency.device import Device
 from latency.host import fingerprint
-from latency.measure import Measured, Noise, Progress, Protocol, Samples, estimates, forget, measure
+from latency.measure import Measured, Noise, Progress, Protocol, Samples, estimates, forget, latency_of, measure
 from latency.models import (
     PROBE_DEPTHS,
     BlockModel,
@@ -55,7 +55,7 @@ def build_table(
         beside = {**border_probes(shapes, device), **network_models(space, networks, device)}
         empty = session_model(device)
     models = {**{key: block.content for key, block in blocks.items()}, **beside, _SESSION: empty}
-    journal = path.with_name(f"{path.name}.partial.jsonl")
+    journal = _journal(path)
     samples = measure(device, models, protocol, journal, progress, cold_only=beside)
     cold = _estimated(samples[device.quantity])
     table = LatencyTable(
@@ -80,6 +80,11 @@ def build_table(
     return table
 
 
+def _journal(path: Path) -> Path:
+    """Return where finished rounds are kept until the table at ``path`` is written."""
+    return path.with_name(f"{path.name}.partial.jsonl")
+
+
 def _estimated(samples: Mapping[str, np.ndarray]) -> dict[str, float]:
     return {name: float(estimates(values)) for name, values in samples.items()}
 
@@ -96,12 +101,11 @@ def _border_ms_per_mib(cold: Mapping[str, float], shapes: Sequence[Shape], batch
 
 
 def _entries(blocks: Mapping[str, BlockModel], samples: Samples, device: Device) -> dict[str, BlockLatency]:
-    steady = samples[device.quantity.replace("cold", "steady")]
     entries = {}
     for key, block in blocks.items():
-        cold = Measured.of(samples[device.quantity][key])
+        cold, steady_ms = latency_of(samples, device.quantity, key)
         entries[key] = BlockLatency(
-            cold_ms=cold.ms, cold_ms_low=cold.low, cold_ms_high=cold.high, steady_ms=float(estimates(steady[key])),
+            cold_ms=cold.ms, cold_ms_low=cold.low, cold_ms_high=cold.high, steady_ms=steady_ms,
             plain_start=block.plain_start, plain_end=block.plain_end,
         )  # fmt: skip
     return entries
@@ -163,9 +167,9 @@ def extend_table(
         new = block_models(missing, device)
     anchors = anchor_models(table, space, device)
     models = {**{key: block.content for key, block in new.items()}, **anchors}
-    journal = path.with_name(f"{path.name}.partial.jsonl")
+    journal = _journal(path)
     samples = measure(device, models, protocol, journal, progress, cold_only=anchors)
-    change = drift(table, {name: Measured.of(values) for name, values in samples[device.quantity].items()})
+    change = drift(table, {name: Measured.of(samples[device.quantity][name]) for name in anchors})
     as_then = {q: {name: values / change for name, values in rows.items()} for q, rows in samples.items()}
     extended = table.model_copy(update={"blocks": {**table.blocks, **_entries(new, as_then, device)}})
     extended.save(path)
@@ -211,7 +215,7 @@ def recalibrate_table(
     """
     with seeded(protocol.seed):
         models = network_models(space, _networks(table, space), device)
-    journal = path.with_name(f"{path.name}.partial.jsonl")
+    journal = _journal(path)
     found = _network_rounds(device, models, protocol, journal, progress)
     change = float(np.median([found[row.architecture] / row.measured_ms for row in table.networks]))
     rows = tuple(row.model_copy(update={"measured_ms": found[row.architecture]}) for row in table.networks)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from latency.device import Device
 from latency.files import read_sealed, sha256, utc_now, write_sealed
 from latency.host import fingerprint
-from latency.measure import Measured, Protocol, Samples, estimates
+from latency.measure import Measured, Protocol, Samples, latency_of
 from latency.model_file import read_model
 from search_spaces.errors import InputError
 
@@ -16,6 +16,11 @@ SCHEMA_VERSION = 1
 _SEAL = "seal"  # sha256 is the ONNX file's
 # A shared machine changes by more than the interval of a quiet minute.
 TOLERANCE = 0.05
+
+
+def beside(model: Path, device: Device, first: bool) -> Path:
+    """Return where the certificate of ``model`` goes; of several devices, all but the first stand in the name."""
+    return model.with_name(f"{model.stem}{'' if first else f'.{device.slug}'}.certificate.json")
 
 
 class Certificate(BaseModel):
@@ -51,9 +56,7 @@ class Certificate(BaseModel):
         cls, model: str, content: bytes, device: Device, samples: Samples, name: str, protocol: Protocol
     ) -> "Certificate":
         """Certify the file ``model``, which was measured under ``name`` on ``device``."""
-        values = samples[device.quantity][name]
-        found = Measured.of(values)
-        steady = samples[device.quantity.replace("cold", "steady")][name]
+        found, steady_ms = latency_of(samples, device.quantity, name)
         return cls(
             model=model,
             sha256=sha256(content),
@@ -63,8 +66,8 @@ class Certificate(BaseModel):
             measured_ms=found.ms,
             measured_ms_low=found.low,
             measured_ms_high=found.high,
-            steady_ms=float(estimates(steady)) if protocol.calls > 1 else None,
-            runs=len(values),
+            steady_ms=steady_ms if protocol.calls > 1 else None,
+            runs=len(samples[device.quantity][name]),
             protocol=protocol.record(),
             measured_at=utc_now(),
         )

@@ -90,6 +90,12 @@ def estimates(samples_ms: NDArray) -> NDArray:
     return np.asarray(np.sort(samples_ms, axis=0)[:kept].mean(axis=0))
 
 
+def latency_of(samples: Samples, quantity: str, name: str) -> tuple[Measured, float]:
+    """Return the cold latency by ``quantity`` of the model called ``name``, and its steady state (ms, same clock)."""
+    steady = samples[quantity.replace("cold", "steady")][name]
+    return Measured.of(samples[quantity][name]), float(estimates(steady))
+
+
 def intervals(samples_ms: NDArray) -> tuple[NDArray, NDArray]:
     """Return the bounds of the 90 % bootstrap intervals of samples (rounds, models)."""
     rng = np.random.default_rng(0)

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol
 
 from latency.build import anchor_models, build_table, drift, extend_table
-from latency.certificate import Certificate
+from latency.certificate import Certificate, beside
 from latency.device import Device
 from latency.host import fingerprint
 from latency.table import LatencyTable
@@ -139,9 +140,7 @@ def _device_front(
     for one in trained:
         predicted_ms = by_id[one.id].ms[number]
         certificate = _certificate(device, one, found, predicted_ms)
-        # One file may be measured on several devices.
-        place = one.files[device.form].onnx.removesuffix(".onnx")
-        path = f"{place}.certificate.json" if first else f"{place}.{device.slug}.certificate.json"
+        path = str(beside(Path(one.files[device.form].onnx), device, first))
         certificate.save(folder.path / path)
         certificates[one.id] = certificate
         candidates.append(_candidate(target.space, by_id[one.id], one, device, certificate, path))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.block import Block, Shape
-from search_spaces.operators import PooledLinear, conv_norm
+from search_spaces.operators import Classifier, PooledLinear, Weightless, conv_norm
 
 
 @dataclass(frozen=True)
@@ -51,28 +51,13 @@ class ReLUConvNorm(Block):
 
 
 @dataclass(frozen=True)
-class AveragePool(Block):
+class AveragePool(Weightless):
     """Average over 3 x 3 pixels at stride 1; at the border over those that are there."""
 
     @property
     def spec(self) -> str:
         """Operator and hyper-parameters."""
         return "avg_pool_k3"
-
-    @property
-    def out_shape(self) -> Shape:
-        """Shape of the output feature map."""
-        return self.in_shape
-
-    @property
-    def params(self) -> int:
-        """Zero."""
-        return 0
-
-    @property
-    def macs(self) -> int:
-        """Zero: by convention only global pooling counts."""
-        return 0
 
     def build(self) -> nn.Module:
         """Return the module."""
@@ -88,7 +73,7 @@ class Zeros(nn.Module):
 
 
 @dataclass(frozen=True)
-class Zero(Block):
+class Zero(Weightless):
     """No signal: an edge that the cell leaves out. Networks run it only where nothing else would reach a cell's end."""
 
     @property
@@ -100,21 +85,6 @@ class Zero(Block):
     def free(self) -> bool:
         """True."""
         return True
-
-    @property
-    def out_shape(self) -> Shape:
-        """Shape of the output feature map."""
-        return self.in_shape
-
-    @property
-    def params(self) -> int:
-        """Zero."""
-        return 0
-
-    @property
-    def macs(self) -> int:
-        """Zero."""
-        return 0
 
     def build(self) -> nn.Module:
         """Return the module."""
@@ -170,31 +140,13 @@ class ResidualDown(Block):
 
 
 @dataclass(frozen=True)
-class NormClassifier(Block):
+class NormClassifier(Classifier):
     """Batch norm, ReLU, global average pooling and a linear layer to the class scores."""
-
-    classes: int
 
     @property
     def spec(self) -> str:
         """Operator and hyper-parameters."""
         return f"norm_classifier_o{self.classes}"
-
-    @property
-    def out_shape(self) -> Shape:
-        """Class scores as a feature map of one pixel."""
-        return self.classes, 1, 1
-
-    @property
-    def params(self) -> int:
-        """Number of weights."""
-        return self.in_shape[0] * self.classes
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of the linear layer plus the pooled elements."""
-        channels, height, width = self.in_shape
-        return self.params + channels * height * width
 
     def build(self) -> nn.Module:
         """Return the module."""

@@ -186,18 +186,8 @@ def _diagonal_blocks(weight: Tensor, groups: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Identity(Block):
-    """Nothing at all: a layer that the architecture leaves out."""
-
-    @property
-    def spec(self) -> str:
-        """Operator."""
-        return "identity"
-
-    @property
-    def free(self) -> bool:
-        """True."""
-        return True
+class Weightless(Block):
+    """What has no weights and keeps the shape. It has no MACs: of pooling, by convention only the global one counts."""
 
     @property
     def out_shape(self) -> Shape:
@@ -213,6 +203,21 @@ class Identity(Block):
     def macs(self) -> int:
         """Zero."""
         return 0
+
+
+@dataclass(frozen=True)
+class Identity(Weightless):
+    """Nothing at all: a layer that the architecture leaves out."""
+
+    @property
+    def spec(self) -> str:
+        """Operator."""
+        return "identity"
+
+    @property
+    def free(self) -> bool:
+        """True."""
+        return True
 
     def build(self) -> nn.Module:
         """Return the module."""

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from latency.certificate import Certificate
+from latency.certificate import Certificate, beside
 from latency.device import Device
 from latency.measure import Measured, Noise, Samples
 from latency.measure import measure as measure_models
@@ -52,7 +52,7 @@ def measure(
     for number, one in enumerate(devices):
         certificates = _measured(one, contents, json)
         for path, certificate in certificates.items() if certify else ():
-            certificate.save(_beside(path, one, alone=number == 0))
+            certificate.save(beside(path, one, first=number == 0))
 
 
 def _measured(device: Device, contents: dict[Path, bytes], json: bool) -> dict[Path, Certificate]:
@@ -82,11 +82,6 @@ def _show(device: Device, certificates: dict[Path, Certificate], noise: Noise) -
     columns = ["file", "measured ms", "90 % interval", "steady ms", "runs"]
     Terminal().table(f"{device.name}, {clock}", columns, rows)
     console.print(noise.text(PROTOCOL), markup=False)
-
-
-def _beside(model: Path, device: Device, alone: bool) -> Path:
-    """Return where the certificate of ``model`` goes; those of further devices name the device."""
-    return model.with_name(f"{model.stem}{'' if alone else f'.{device.slug}'}.certificate.json")
 
 
 def _verify(path: Path, json: bool) -> None:

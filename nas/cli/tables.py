@@ -20,6 +20,8 @@ from nas.config import make_space
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 
+TableFile = Annotated[Path, typer.Argument(metavar="TABLE", help="A table of `nas table build`.")]
+
 table = typer.Typer(no_args_is_help=True, help="Build, fit and check latency tables.")
 app.add_typer(table, name="table")
 
@@ -117,7 +119,7 @@ def fit(
 
 @table.command(epilog="Example:  nas table check cpu.json")
 def check(
-    file: Annotated[Path, typer.Argument(metavar="TABLE", help="A table of `nas table build`.")],
+    file: TableFile,
     seed: Seed = 0,
     config: Config = None,
 ) -> None:
@@ -140,7 +142,7 @@ def check(
 
 @table.command(epilog="Example:  nas table recalibrate cpu.json")
 def recalibrate(
-    file: Annotated[Path, typer.Argument(metavar="TABLE", help="A table of `nas table build`.")],
+    file: TableFile,
     seed: Seed = 0,
     config: Config = None,
 ) -> None:

@@ -100,13 +100,17 @@ class FinalTraining:
         task = self.task
         start = task.load_supernet().inherit(architecture) if task.supernet else task.fresh(architecture)
         network = train(start, task.dataset, self.recipe, task.seed, record.with_suffix(".safetensors"))
-        plain = self._export(network, architecture, batch=1)
-        files = {"": plain}
+        accuracies = (
+            accuracy(network, task.dataset.val, task.dataset),
+            accuracy(network, task.dataset.test, task.dataset),
+        )
+        batches = sorted({1, *(device.batch for device in self.devices)})
+        exported = {batch: self._export(network, architecture, batch, *accuracies) for batch in batches}
+        files = {"": exported[1]}
         for device in self.devices:
             if device.form not in files:
-                batched = plain if device.batch == 1 else self._export(network, architecture, device.batch)
-                integer = device.precision == "int8"
-                files[device.form] = self._quantised(network, batched, device.batch) if integer else batched
+                file, integer = exported[device.batch], device.precision == "int8"
+                files[device.form] = self._quantised(network, file, device.batch) if integer else file
         trained = Trained(architecture.id, architecture.text, files)
         write_sealed(record, SCHEMA_VERSION, asdict(trained))
         return trained
@@ -115,13 +119,12 @@ class FinalTraining:
         data = self.task.dataset
         return to_tensor(np.asarray(data.val.images[:count]), data.mean, data.std)
 
-    def _export(self, network: nn.Module, architecture: Architecture, batch: int) -> ModelFile:
+    def _export(self, network: nn.Module, architecture: Architecture, batch: int, val: float, test: float) -> ModelFile:
         data = self.task.dataset
         path = f"models/{architecture.id}{f'.b{batch}' if batch > 1 else ''}.onnx"
         metadata = file_metadata(architecture.text, data)
         images = self._images(max(COMPARED_IMAGES, batch))
         difference = export(network, data.input_shape, self.folder / path, metadata, images, batch)
-        val, test = accuracy(network, data.val, data), accuracy(network, data.test, data)
         return ModelFile(path, sha256((self.folder / path).read_bytes()), val, test, difference)
 
     def _quantised(self, network: nn.Module, source: ModelFile, batch: int) -> ModelFile:

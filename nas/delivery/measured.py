@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from latency.device import Device
 from latency.files import read_sealed, sha256, utc_now, write_sealed
 from latency.host import fingerprint
-from latency.measure import Measured, Noise, Progress, Protocol, estimates, forget, measure
+from latency.measure import Measured, Noise, Progress, Protocol, forget, latency_of, measure
 
 SCHEMA_VERSION = 2
 # Whole networks are few, so they are measured more often than the blocks of a table.
@@ -58,11 +58,10 @@ def measure_kept(path: Path, device: Device, models: Mapping[str, bytes], progre
     journal = path.with_suffix(".partial.jsonl")
     path.parent.mkdir(parents=True, exist_ok=True)
     samples = measure(device, models, PROTOCOL, journal, progress)
-    steady = samples[device.quantity.replace("cold", "steady")]
     latency = {}
-    for name, values in samples[device.quantity].items():
-        cold = Measured.of(values)
-        latency[name] = FileLatency(ms=cold.ms, low=cold.low, high=cold.high, steady_ms=float(estimates(steady[name])))
+    for name in models:
+        cold, steady_ms = latency_of(samples, device.quantity, name)
+        latency[name] = FileLatency(ms=cold.ms, low=cold.low, high=cold.high, steady_ms=steady_ms)
     noise = Noise.of(samples, device.quantity)
     measurement = Measurement(
         models=digests, fingerprint=fingerprint(device), runs=noise.rounds, noise=noise.text(PROTOCOL),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from measuring_jobs import COMPANY, MODELS, matmul
+from measuring_jobs import COMPANY, MODELS, Rounds, matmul
 from numpy.typing import NDArray
 
 from latency import host
@@ -38,19 +38,6 @@ Row = dict[str, Any]
 def small_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SWEEP_BYTES", 2**20)
     monkeypatch.setattr(module, "company", lambda: COMPANY)
-
-
-class Rounds:
-    """A ``progress`` that remembers what it was told, and may stop the measurement."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.told: list[tuple[int, int]] = []
-        self.stop_after = stop_after
-
-    def __call__(self, done: int, total: int) -> None:
-        self.told.append((done, total))
-        if done == self.stop_after:
-            raise KeyboardInterrupt
 
 
 def rows_of(journal: Path) -> list[Row]:

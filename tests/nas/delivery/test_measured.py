@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from measuring_jobs import COMPANY, MODELS, matmul
+from measuring_jobs import COMPANY, MODELS, Rounds, matmul
 
 from latency import measure as measuring
 from latency.device import Device
@@ -21,19 +21,6 @@ CPU = Device()
 SHORT = Protocol(rounds=3, calls=2, most_rounds=3)
 
 
-class Steps:
-    """A ``progress`` that remembers, and may stop the measurement."""
-
-    def __init__(self, stop_after: int | None = None) -> None:
-        self.told: list[tuple[int, int]] = []
-        self._stop_after = stop_after
-
-    def __call__(self, done: int, total: int) -> None:
-        self.told.append((done, total))
-        if done == self._stop_after:
-            raise KeyboardInterrupt
-
-
 @pytest.fixture(autouse=True)
 def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "PROTOCOL", SHORT)
@@ -42,7 +29,7 @@ def short_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_measured_here_and_kept(tmp_path: Path) -> None:
-    steps, path = Steps(), tmp_path / "deep" / "cpu.json"
+    steps, path = Rounds(), tmp_path / "deep" / "cpu.json"
     found = measure_kept(path, CPU, MODELS, steps)
     assert steps.told == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert found.models == {name: sha256(content) for name, content in MODELS.items()}
@@ -64,7 +51,7 @@ def test_numbers_are_those_of_the_device_s_clock(
     device: str, cold: float, steady: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "measure", lambda *_, **__: made_up())
-    found = measure_kept(tmp_path / "x.json", Device.parse(device), {"small": b"s", "large": b"l"}, Steps())
+    found = measure_kept(tmp_path / "x.json", Device.parse(device), {"small": b"s", "large": b"l"}, Rounds())
     # Half of the four rounds count: the faster ones.
     assert {name: latency.ms for name, latency in found.latency.items()} == {"small": 1.5 * cold, "large": 5.5 * cold}
     assert {name: one.steady_ms for name, one in found.latency.items()} == {
@@ -78,30 +65,30 @@ def test_numbers_are_those_of_the_device_s_clock(
 @pytest.mark.parametrize("change", ["content", "name", "one more", "one less"])
 def test_other_models_are_measured_anew(change: str, tmp_path: Path) -> None:
     path = tmp_path / "cpu.json"
-    first = measure_kept(path, CPU, MODELS, Steps())
+    first = measure_kept(path, CPU, MODELS, Rounds())
     changed = {
         "content": {**MODELS, "small": matmul(9)},
         "name": {"tiny": MODELS["small"], **{k: v for k, v in MODELS.items() if k != "small"}},
         "one more": {**MODELS, "new": matmul(9)},
         "one less": {"small": MODELS["small"]},
     }[change]
-    steps = Steps()
+    steps = Rounds()
     again = measure_kept(path, CPU, changed, steps)
     assert len(steps.told) == 4 and list(again.latency) == list(changed) and again != first
 
 
 def test_order_of_the_models_does_not_matter(tmp_path: Path) -> None:
-    first = measure_kept(tmp_path / "cpu.json", CPU, MODELS, Steps())
-    steps = Steps()
+    first = measure_kept(tmp_path / "cpu.json", CPU, MODELS, Rounds())
+    steps = Rounds()
     assert measure_kept(tmp_path / "cpu.json", CPU, dict(reversed(MODELS.items())), steps) == first
     assert steps.told == []
 
 
 def test_another_device_is_measured_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "cpu.json"
-    measure_kept(path, CPU, MODELS, Steps())
+    measure_kept(path, CPU, MODELS, Rounds())
     monkeypatch.setattr(module, "fingerprint", lambda device: {**fingerprint(device), "runtime": "newer"})
-    steps = Steps()
+    steps = Rounds()
     assert measure_kept(path, CPU, MODELS, steps).fingerprint["runtime"] == "newer" and len(steps.told) == 4
     assert measure_kept(path, CPU, MODELS, steps).runs == 3 and len(steps.told) == 4
 
@@ -109,9 +96,9 @@ def test_another_device_is_measured_anew(tmp_path: Path, monkeypatch: pytest.Mon
 def test_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "cpu.json"
     with pytest.raises(KeyboardInterrupt):
-        measure_kept(path, CPU, MODELS, Steps(stop_after=2))
+        measure_kept(path, CPU, MODELS, Rounds(stop_after=2))
     assert not path.exists() and len(list(tmp_path.iterdir())) == 1
-    steps = Steps()
+    steps = Rounds()
     measure_kept(path, CPU, MODELS, steps)
     assert steps.told == [(2, 3), (3, 3)]
     assert [kept.name for kept in tmp_path.iterdir()] == ["cpu.json"]
@@ -119,11 +106,11 @@ def test_interrupted_measurement_goes_on(tmp_path: Path) -> None:
 
 def test_damaged_measurements_are_an_input_error(tmp_path: Path) -> None:
     path = tmp_path / "cpu.json"
-    measure_kept(path, CPU, MODELS, Steps())
+    measure_kept(path, CPU, MODELS, Rounds())
     content = json.loads(path.read_bytes())
     path.write_text(json.dumps({**content, "runs": 4}))
     with pytest.raises(InputError, match="checksum"):
-        measure_kept(path, CPU, MODELS, Steps())
+        measure_kept(path, CPU, MODELS, Rounds())
     path.write_text(json.dumps({**content, "schema_version": 1}))
     with pytest.raises(InputError, match=f"has schema version 1; this version reads {SCHEMA_VERSION}"):
-        measure_kept(path, CPU, MODELS, Steps())
+        measure_kept(path, CPU, MODELS, Rounds())
