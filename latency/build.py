@@ -27,7 +27,7 @@ from search_spaces.block import Block, Shape
 from search_spaces.space import SearchSpace
 
 # Each calibrates the table for all the others, so that every one is a check as well.
-NETWORKS = 22
+NETWORKS = 16
 # What is measured beside other networks to tell how the device has changed.
 ANCHORS = 10
 FRESH_NETWORKS = 12

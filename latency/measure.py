@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
 
 from latency.device import Device
 from latency.emit import to_onnx
@@ -39,8 +38,6 @@ ROUNDS_PER_START = 5
 # A call of a busy machine may be held up for long: half of the samples are beyond the estimate's reach.
 _KEPT = 0.5
 _RESAMPLES = 200
-# Calls of the company whose median tells the machine's speed: some ten milliseconds.
-_AROUND = 9
 _HELD_UP_PERCENT = 20.0
 # Pauses before another try: a board takes about half a minute to start.
 _RECONNECT_S = (2.0, 8.0, 30.0)
@@ -209,11 +206,12 @@ def measure(
     """
     beside = company()[: max(0, FEWEST_MODELS - len(models))]
     every = (*models.values(), *beside)
-    files = {_file(content): content for content in (*every, company()[-1])}
+    names = [_file(content) for content in (*every, company()[-1])]
+    files = dict(zip(names, (*every, company()[-1]), strict=True))
     job = {
-        "models": [_file(content) for content in every],
+        "models": names[:-1],
         "calls": [1 if name in cold_only else protocol.calls for name in models] + [1] * len(beside),
-        "company": _file(company()[-1]),
+        "company": names[-1],
         "fingerprint": fingerprint(device),
         "engine": device.engine,
         "provider": device.provider,
@@ -236,28 +234,9 @@ def measure(
 
 
 def _samples(rows: list[dict[str, Any]], names: list[str]) -> Samples:
-    """Return the samples by quantity and name, at one speed of the machine.
-
-    A machine's speed changes within seconds, with what runs beside it and with its clock, for all networks alike. The
-    same small network runs before every call: how long it takes there and then tells the speed of the moment.
-    """
-    slowness = {}
-    for clock in ("cpu", "wall"):
-        speeds = np.array([_local(row[f"company_{clock}_ms"], row["order"]) for row in rows])
-        slowness[clock] = speeds / estimates(speeds.ravel())
-    samples: Samples = {}
-    for quantity in QUANTITIES:
-        values = np.array([row[quantity] for row in rows]) / slowness["cpu" if "cpu" in quantity else "wall"]
-        samples[quantity] = {name: values[:, i] for i, name in enumerate(names)}
-    return samples
-
-
-def _local(company_ms: list[float], order: list[int]) -> NDArray:
-    """Return the company's typical time (ms) around each model's call, in the order of the models."""
-    around = median_filter(np.array(company_ms)[order], size=min(_AROUND, len(order)), mode="nearest")
-    result = np.empty(len(order))
-    result[order] = around
-    return result
+    """Return the samples by quantity and name."""
+    values = {quantity: np.array([row[quantity] for row in rows]) for quantity in QUANTITIES}
+    return {quantity: {name: v[:, i] for i, name in enumerate(names)} for quantity, v in values.items()}
 
 
 def _file(content: bytes) -> str:

@@ -29,7 +29,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 QUANTITIES = ("cold_cpu_ms", "cold_wall_ms", "steady_cpu_ms", "steady_wall_ms")
-COMPANY = ("company_cpu_ms", "company_wall_ms")
 _NUMPY_TYPES = {
     "float": np.float32, "f32": np.float32, "float16": np.float16, "f16": np.float16, "double": np.float64,
     "f64": np.float64, "int64": np.int64, "i64": np.int64, "int32": np.int32, "i32": np.int32, "uint8": np.uint8,
@@ -153,8 +152,8 @@ def _openvino_run(path: str, job: dict[str, Any], rng: np.random.Generator) -> R
 _LOAD = {"onnxruntime": _onnxruntime_run, "openvino": _openvino_run}
 
 
-def _displacer(job: dict[str, Any], company: Run) -> Callable[[], tuple[float, float]]:
-    """Return what runs before every cold call: memory traffic over small pages, then another network, which is timed.
+def _displacer(job: dict[str, Any], company: Run) -> Callable[[], None]:
+    """Return what runs before every cold call: memory traffic over small pages, then another network.
 
     Caches, TLB and branch predictors forget a model only when enough else has happened since its last call. In every
     round, ``sweep_bytes`` are therefore swept, a part before each call: how much lies between two calls of the same
@@ -167,12 +166,12 @@ def _displacer(job: dict[str, Any], company: Run) -> Callable[[], tuple[float, f
     parts = np.array_split(values, len(job["models"]))
     at = 0
 
-    def displace() -> tuple[float, float]:
+    def displace() -> None:
         nonlocal at
         part = parts[at]
         np.add(part, 1.0, out=part)
         at = (at + 1) % len(parts)
-        return _timed(company)
+        company()
 
     return displace
 
@@ -188,10 +187,9 @@ def measure(job: dict[str, Any], folder: Path, emit: Callable[[dict[str, Any]], 
     """Time every model of ``job`` once per round, in an order shuffled for each round.
 
     Each round from ``first_round`` to before ``end_round`` calls ``emit`` with the ``round`` and one list per quantity
-    (ms, in the order of the models): ``company`` is the call of another network just before, ``cold`` the first call
-    after ``displace`` put that work into the caches,
-    ``steady`` the last of that model's ``calls`` in a row (the cold one where there is but one); ``cpu`` is the calling
-    thread's CPU time, ``wall`` the wall time. Orders depend on ``seed`` and the round's number alone.
+    (ms, in the order of the models): ``cold`` is the first call after other work went through the caches, ``steady``
+    the last of that model's ``calls`` in a row (the cold one where there is but one); ``cpu`` is the calling thread's
+    CPU time, ``wall`` the wall time. Orders depend on ``seed`` and the round's number alone.
     """
     gc.disable()
     displace = _displacer(job, _load(job, folder, job["company"]))
@@ -199,16 +197,16 @@ def measure(job: dict[str, Any], folder: Path, emit: Callable[[dict[str, Any]], 
     for i in np.random.default_rng([job["seed"], 1, job["first_round"]]).permutation(len(job["models"])):
         runs[i] = _load(job, folder, job["models"][i])
     for number in range(job["first_round"], job["end_round"]):
-        row = {quantity: [0.0] * len(runs) for quantity in (*COMPANY, *QUANTITIES)}
+        row = {quantity: [0.0] * len(runs) for quantity in QUANTITIES}
         order = np.random.default_rng([job["seed"], 0, number]).permutation(len(runs))
         for i in order:
-            before = displace()
+            displace()
             cold = steady = _timed(runs[i])
             for _ in range(job["calls"][i] - 1):
                 steady = _timed(runs[i])
-            for quantity, value in zip((*COMPANY, *QUANTITIES), (*before, *cold, *steady), strict=True):
+            for quantity, value in zip(QUANTITIES, (*cold, *steady), strict=True):
                 row[quantity][i] = value
-        emit({"round": number, "order": order.tolist(), **row})
+        emit({"round": number, **row})
         gc.collect()
 
 

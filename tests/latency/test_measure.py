@@ -184,9 +184,7 @@ def test_a_name_is_no_part_of_the_job(tmp_path: Path) -> None:
 
 def test_rounds_before_a_death_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     host.fingerprint(CPU)
-    company = {"company_cpu_ms": [1.0] * 12, "company_wall_ms": [1.0] * 12}
-    row = {"round": 0, "order": list(range(12)), **company}
-    row |= {quantity: [float(i) for i in range(12)] for quantity in QUANTITIES}
+    row = {"round": 0, **{quantity: [float(i) for i in range(12)] for quantity in QUANTITIES}}
     answers = [{"missing": []}, row]
     with monkeypatch.context() as patch:
         (tmp_path / "program.py").write_text(
@@ -198,30 +196,7 @@ def test_rounds_before_a_death_are_kept(tmp_path: Path, monkeypatch: pytest.Monk
     progress = Rounds()
     samples = measure(CPU, MODELS, PROTOCOL, tmp_path / "journal", progress)
     assert progress.told[0] == (1, 4)
-    first, second, third = (samples["cold_cpu_ms"][name][0] for name in MODELS)  # at the speed of the whole job
-    assert first == 0 and third == pytest.approx(2 * second)
-
-
-def test_samples_are_brought_to_one_speed() -> None:
-    rng = np.random.default_rng(0)
-    slowness, rows = np.array([1, 1, 2, 1, 3, 1.0]), []
-    for number, factor in enumerate(slowness):
-        order = rng.permutation(12).tolist()
-        own = {q: (factor * np.arange(1, 13)).tolist() for q in QUANTITIES}
-        company = {"company_cpu_ms": [0.5 * factor] * 12, "company_wall_ms": [0.7 * factor] * 12}
-        rows.append({"round": number, "order": order, **own, **company})
-    samples = module._samples(rows, NAMES)
-    for values in samples.values():
-        assert [values[name].tolist() for name in NAMES] == [pytest.approx([i] * 6) for i in (1, 2, 3, 4)]
-
-
-def test_speed_is_that_around_the_call() -> None:
-    company = [1.0] * 6 + [2.0] * 6  # the machine slows down in the middle of a round
-    order = [11, 3, 5, 7, 9, 1, 0, 2, 4, 6, 8, 10]
-    in_order = np.empty(12)
-    in_order[order] = company
-    local = module._local(in_order.tolist(), order)
-    assert local[order].tolist() == company
+    assert [samples["cold_cpu_ms"][name][0] for name in MODELS] == [0, 1, 2]
 
 
 def test_forget(tmp_path: Path) -> None:
@@ -241,9 +216,8 @@ def made_up_rows(count: int, spread: float, models: int = 4) -> list[Row]:
     """Return rounds of four models whose samples vary by ``spread``, and of company that varies by much."""
     rng = np.random.default_rng(0)
     values = np.hstack([1 + spread * rng.random((count, models)), 1 + 100 * rng.random((count, 8))])
-    steady = {q: [9.0] * 12 for q in (*QUANTITIES, "company_cpu_ms", "company_wall_ms")}
-    order = list(range(12))
-    return [{"round": i, "order": order, **steady, "cold_cpu_ms": row.tolist()} for i, row in enumerate(values)]
+    steady = {q: [9.0] * 12 for q in QUANTITIES}
+    return [{"round": i, **steady, "cold_cpu_ms": row.tolist()} for i, row in enumerate(values)]
 
 
 def rounds_needed(spread: float, quantity: str = "cold_cpu_ms") -> int:
