@@ -158,7 +158,7 @@ def extend_table(
 ) -> LatencyTable:
     """Add the ``blocks`` that ``table`` lacks and write it to ``path``; what it has stays as it is.
 
-    The table's anchors are measured beside them, and their drift is taken out: new rows are as if of its session.
+    The table's anchors are measured beside them; how these have changed is the ``scale`` of the new rows.
     """
     missing = table.missing(blocks)
     if not missing:
@@ -170,8 +170,8 @@ def extend_table(
     journal = _journal(path)
     samples = measure(device, models, protocol, journal, progress, cold_only=anchors)
     change = drift(table, {name: Measured.of(samples[device.quantity][name]) for name in anchors})
-    as_then = {q: {name: values / change for name, values in rows.items()} for q, rows in samples.items()}
-    extended = table.model_copy(update={"blocks": {**table.blocks, **_entries(new, as_then, device)}})
+    entries = {key: e.model_copy(update={"scale": 1 / change}) for key, e in _entries(new, samples, device).items()}
+    extended = table.model_copy(update={"blocks": {**table.blocks, **entries}})
     extended.save(path)
     forget(journal)
     return extended
@@ -211,7 +211,7 @@ def recalibrate_table(
 ) -> LatencyTable:
     """Measure the table's networks again and make it a table of now; blocks are not measured anew.
 
-    What was measured of blocks is scaled by how the networks have changed, so that the table can still be extended.
+    Every row keeps what was measured, beside the ``scale`` by which the networks have changed since.
     """
     with seeded(protocol.seed):
         models = network_models(space, _networks(table, space), device)
@@ -226,13 +226,8 @@ def recalibrate_table(
 
 
 def _scaled(table: LatencyTable, factor: float) -> LatencyTable:
-    times = ("cold_ms", "cold_ms_low", "cold_ms_high", "steady_ms")
-    blocks = {
-        key: entry.model_copy(update={name: factor * getattr(entry, name) for name in times})
-        for key, entry in table.blocks.items()
-    }
-    whole = {"session_ms": factor * table.session_ms, "border_ms_per_mib": factor * table.border_ms_per_mib}
-    return table.model_copy(update={"blocks": blocks, **whole})
+    blocks = {key: entry.model_copy(update={"scale": factor * entry.scale}) for key, entry in table.blocks.items()}
+    return table.model_copy(update={"blocks": blocks, "scale": factor * table.scale})
 
 
 def _networks(table: LatencyTable, space: SearchSpace) -> list[Architecture]:

@@ -15,7 +15,7 @@ from latency.host import fingerprint
 from search_spaces.block import Block
 from search_spaces.errors import InputError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # Beyond this error on networks that it has not seen, a table misleads more than it helps.
 WORST_MAPE_PERCENT = 15.0
@@ -31,6 +31,7 @@ class BlockLatency(_Model):
     """One block alone in a session: first call with cold caches (with its 90 % interval) and steady state, in ms.
 
     ``plain_start`` and ``plain_end`` tell that its first and last kernels work on plain NCHW, not on channel blocks.
+    ``scale`` brings these numbers to the speed at which the table's networks were measured: 1 if that was together.
     """
 
     cold_ms: float
@@ -39,6 +40,7 @@ class BlockLatency(_Model):
     steady_ms: float
     plain_start: bool
     plain_end: bool
+    scale: float = 1.0
 
 
 class NetworkLatency(_Model):
@@ -130,8 +132,8 @@ class LatencyTable(_Model):
     """Latencies of one device for the blocks of one space at one input shape, in ms.
 
     ``quantity`` names what was measured (see ``Device.quantity``). ``session_ms`` is the cold call of an empty model
-    and ``border_ms_per_mib`` what a block alone pays for its input and output; see ``latency.calibrate`` for how a
-    network's latency follows.
+    and ``border_ms_per_mib`` what a block alone pays for its input and output, both at the speed of the time that
+    ``scale`` brings to that of the table's networks; see ``latency.calibrate`` for how a network's latency follows.
     """
 
     device: str
@@ -143,6 +145,7 @@ class LatencyTable(_Model):
     classes: int
     session_ms: float
     border_ms_per_mib: float
+    scale: float = 1.0
     blocks: dict[str, BlockLatency]
     calibration: Calibration
     networks: tuple[NetworkLatency, ...]
@@ -169,7 +172,7 @@ class LatencyTable(_Model):
             names = ", ".join(block.key for block in missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise InputError(f"the latency table of {self.device} lacks {len(missing)} blocks: {names}")
         entries = [self.blocks[block.key] for block in body]
-        alone = sum(entry.cold_ms - self.session_ms for entry in entries)
+        alone = sum(entry.scale * entry.cold_ms - self.scale * self.session_ms for entry in entries)
         borders = sum(self._border_ms(block.in_shape) + self._border_ms(block.out_shape) for block in body) / 2
         switches = sum(
             self._border_ms(after.in_shape)
@@ -180,7 +183,7 @@ class LatencyTable(_Model):
 
     def _border_ms(self, shape: tuple[int, int, int]) -> float:
         batch = int(self.fingerprint.get("batch", "1"))
-        return self.border_ms_per_mib * 4 * batch * shape[0] * shape[1] * shape[2] / _MIB
+        return self.scale * self.border_ms_per_mib * 4 * batch * shape[0] * shape[1] * shape[2] / _MIB
 
     def predict_ms(self, blocks: Iterable[Block]) -> float:
         """Return the predicted latency (ms) of the network that consists of ``blocks``.
