@@ -17,7 +17,7 @@ from search_spaces.errors import InputError
 
 SCHEMA_VERSION = 1
 # Once one of these stages has run, the folder holds work that is worth keeping.
-_BEGUN = {"oracle", "search", "finalists"}
+_BEGUN = {"oracle", "distribution", "search", "finalists"}
 _PACKAGES = ("nas", "torch", "onnx", "onnxruntime", "optuna", "ray", "scikit-learn", "numpy")
 
 
@@ -42,6 +42,11 @@ class RunFolder:
     def supernet(self) -> Path:
         """The checkpoint of the supernet."""
         return self.path / "supernet.safetensors"
+
+    @property
+    def distribution(self) -> Path:
+        """The learned distribution of architectures."""
+        return self.path / "distribution.json"
 
     @property
     def cache(self) -> Path:

@@ -15,14 +15,15 @@ from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, fin
 from nas.delivery.front import Front
 from nas.folder import RunFolder
 from nas.measuring import Console, device_fronts, make_targets
+from nas.search.distribution import Probabilities, load, save, summary
 from nas.search.executor import Executor, Work, all_cores, connect_ray, make_executor, one_thread
 from nas.search.record import Evaluated, evaluated_trials
-from nas.search.samplers import make_sampler
+from nas.search.samplers import LEARNED, make_sampler
 from nas.search.study import Driver, Target, enqueue, first_candidates, open_study
 from nas.training.data import Dataset, load_dataset
+from nas.training.dnas import learn_at_budget, require_layers
 from nas.training.oracle import Task, TrainOracle, make_oracle
 from nas.training.report import rank_report
-from nas.training.supernet import Supernet
 from nas.training.train import Recipe
 from predictors.features import feature_matrix
 from predictors.gp import AccuracyGP
@@ -52,6 +53,8 @@ class _Run:
         self.devices = [Device.parse(name) for name in config.device]
         self.size = parse_input(config.input)
         require_space(config.space)
+        if config.sampler in LEARNED and config.budget_ms is None:
+            raise InputError(f"--sampler {config.sampler} learns a distribution at a latency: give --budget-ms")
         if config.workers > 1 or config.ray is not None:
             connect_ray(config.workers, config.ray)
         folder.record["devices"] = [fingerprint(device) for device in self.devices]
@@ -61,6 +64,8 @@ class _Run:
         with self.folder.stage("data"):
             data = self._load_data()
             space = make_space(self.config.space, data.input_shape, len(data.classes))
+            if self.config.sampler == "dnas":
+                require_layers(space)
         task = self._task(space, data)
         with self.folder.stage("table"):
             targets = make_targets(self.config, self.folder, self.console, space, self.devices)
@@ -68,8 +73,9 @@ class _Run:
             self._train_supernet(task)
         with self.folder.stage("rank check"):
             self._check_ranks(task, targets)
+        learned = self._learn(task, targets) if self.config.sampler in LEARNED else None
         with self.folder.stage("search"):
-            rated = self._search(task, targets)
+            rated = self._search(task, targets, learned)
         with self.folder.stage("finalists"):
             trained = self._train_finalists(task, rated)
         with self.folder.stage("front"):
@@ -92,15 +98,31 @@ class _Run:
         config = self.config
         per_epoch = math.ceil(len(data.train) / Recipe(1).batch_size)
         epochs = math.ceil(config.supernet_steps / per_epoch)
-        supernet = self.folder.supernet if config.oracle == "supernet" else None
-        return Task(space, config.data, self.size, self.folder.cache, config.seed, supernet, Recipe(epochs))
+        learned = config.sampler in LEARNED
+        supernet = self.folder.supernet if config.oracle == "supernet" or learned else None
+        return Task(space, config.data, self.size, self.folder.cache, config.seed, supernet, Recipe(epochs), learned)
 
     def _train_supernet(self, task: Task) -> None:
         if task.supernet is None:
             return
         with self.console.progress("training the supernet") as progress, all_cores():
-            supernet = Supernet(task.space, task.seed)
-            supernet.fit(task.dataset, task.supernet_recipe, task.seed, task.supernet, progress)
+            task.train_supernet(progress)
+
+    def _learn(self, task: Task, targets: list[Target]) -> Probabilities:
+        """Return the distribution that the sampler draws from."""
+        path = self.folder.distribution
+        checkpoint = path.with_suffix(".safetensors")
+        with self.folder.stage("distribution"):
+            if not path.exists():
+                with self.console.progress("learning the distribution") as progress, all_cores():
+                    found = learn_at_budget(task, targets, LEARNED[self.config.sampler], checkpoint, progress)
+                save(path, task.space, found)
+            checkpoint.unlink(missing_ok=True)
+        learned = load(path, task.space)
+        lines = summary(task.space, learned, targets[0].predict_ms)
+        self.folder.record["report"]["learned distribution"] = lines
+        self.console.say("learned distribution: " + ", ".join(f"{label} {value}" for label, value in lines.items()))
+        return learned
 
     def _check_ranks(self, task: Task, targets: list[Target]) -> None:
         config, path = self.config, self.folder.path / "ranks.json"
@@ -141,10 +163,10 @@ class _Run:
     def _executor(self, factory: Callable[[], Work]) -> Executor:
         return make_executor(factory, self.config.workers, self.config.ray)
 
-    def _search(self, task: Task, targets: list[Target]) -> list[Evaluated]:
+    def _search(self, task: Task, targets: list[Target], learned: Probabilities | None) -> list[Evaluated]:
         config = self.config
         study = open_study(self.folder.journal, config.device)
-        study.sampler = make_sampler(config.sampler, task.space, targets, config.seed)
+        study.sampler = make_sampler(config.sampler, task.space, targets, config.seed, learned)
         enqueue(study, first_candidates(task.space, targets, config.trials, config.seed))
         with self.console.progress(f"searching ({config.sampler})") as progress:
             executor = self._executor(partial(_rating_work, task, config))

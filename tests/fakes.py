@@ -14,8 +14,9 @@ from latency.measure import Progress, Protocol, Samples
 from latency.models import spread_networks
 from latency.runner import QUANTITIES
 from latency.table import BlockLatency, LatencyTable, NetworkLatency, Quality, Session
+from nas.search.distribution import decisions_of, uniform
 from nas.search.executor import InProcess, Work
-from nas.search.samplers import SamplerKind, make_sampler
+from nas.search.samplers import LEARNED, SamplerKind, make_sampler
 from nas.search.study import Driver, Target, enqueue, first_candidates, open_study
 from nas.training.oracle import Task
 from nas.training.train import Recipe
@@ -150,7 +151,8 @@ def run_study(
     """Open or create the study in ``journal``, bring it to ``trials`` trials and return what it holds."""
     targets = [Target(space, made_up_table(space), budget_ms)]
     study = open_study(journal, ["cpu"])
-    study.sampler = make_sampler(kind, space, targets, seed)
+    learned = uniform(decisions_of(space)) if kind in LEARNED else None
+    study.sampler = make_sampler(kind, space, targets, seed, learned)
     enqueue(study, first_candidates(space, targets, trials, seed))
     Driver(study, space, targets, InProcess(factory), trials).run()
     return _told(study)
@@ -169,5 +171,5 @@ def _told(study: Study) -> list[Told]:
 def digits_task(space: SearchSpace, folder: Path, supernet_epochs: int) -> Task:
     """Return a task on digits in ``folder`` whose supernet is trained."""
     task = Task(space, "digits", None, folder / "data", 0, folder / "supernet.safetensors", Recipe(supernet_epochs))
-    task.load_supernet()
+    task.train_supernet()
     return task

@@ -98,7 +98,7 @@ class FinalTraining:
         if done is not None:
             return done
         task = self.task
-        start = task.load_supernet().inherit(architecture) if task.supernet else task.fresh(architecture)
+        start = task.train_supernet().inherit(architecture) if task.supernet else task.fresh(architecture)
         network = train(start, task.dataset, self.recipe, task.seed, record.with_suffix(".safetensors"))
         accuracies = (
             accuracy(network, task.dataset.val, task.dataset),

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas.training.data import Dataset, Split, load_dataset
+from nas.training.data import Dataset, Split, load_dataset, parted
 from nas.training.supernet import Supernet
-from nas.training.train import Recipe, accuracy, recalibrate, train
+from nas.training.train import Progress, Recipe, accuracy, recalibrate, train
 from search_spaces.architecture import Architecture
 from search_spaces.block import Shape
 from search_spaces.space import SearchSpace
@@ -31,7 +31,10 @@ class AccuracyOracle(Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """A space, the data to train on, and where a trained supernet lies: all that a worker needs to know."""
+    """A space, the data to train on, and where a trained supernet lies: all that a worker needs to know.
+
+    ``parted`` tells that the supernet leaves a part of the training images for a distribution to learn from.
+    """
 
     space: SearchSpace
     data: str
@@ -40,6 +43,7 @@ class Task:
     seed: int
     supernet: Path | None
     supernet_recipe: Recipe
+    parted: bool = False
 
     def __getstate__(self) -> dict[str, object]:
         """Leave the decoded data behind: a worker maps it from the cache instead of receiving a copy."""
@@ -51,17 +55,22 @@ class Task:
         return load_dataset(self.data, self.size, self.seed, self.cache)
 
     @cached_property
+    def supernet_data(self) -> Dataset:
+        """What the supernet is trained on."""
+        return parted(self.dataset)[0] if self.parted else self.dataset
+
+    @cached_property
     def rating_split(self) -> Split:
         """A fixed sample of the validation split."""
         val = self.dataset.val
         rows = np.sort(np.random.default_rng(self.seed).permutation(len(val))[:RATING_IMAGES])
         return Split(val.images[rows], val.labels[rows])
 
-    def load_supernet(self) -> Supernet:
-        """Return the trained supernet from its checkpoint."""
+    def train_supernet(self, progress: Progress = lambda done, total: None) -> Supernet:
+        """Return the trained supernet; its checkpoint is resumed, or read if it is whole."""
         assert self.supernet is not None
         supernet = Supernet(self.space, self.seed)
-        return supernet.fit(self.dataset, self.supernet_recipe, self.seed, self.supernet, lambda *_: None)
+        return supernet.fit(self.supernet_data, self.supernet_recipe, self.seed, self.supernet, progress)
 
     def fresh(self, architecture: Architecture) -> nn.Module:
         """Return an untrained network whose weights depend on the seed and the architecture alone."""
@@ -76,7 +85,7 @@ class SupernetOracle:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._supernet = task.load_supernet()
+        self._supernet = task.train_supernet()
 
     def rate(self, architecture: Architecture) -> float:
         """Return the inherited accuracy in [0, 1]."""

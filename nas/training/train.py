@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -98,8 +99,9 @@ def fit(
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress = lambda done, total: None,
+    beside: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> None:
-    """Minimise ``loss`` over the training split, in place.
+    """Minimise ``loss`` over the training split, in place. What ``loss`` itself changes of its state is in ``beside``.
 
     After each epoch ``checkpoint`` holds all that the next one needs, and each epoch's randomness comes from
     (``seed``, epoch) alone: a run that was stopped and resumed ends with the same weights.
@@ -109,7 +111,7 @@ def fit(
         InputError: ``checkpoint`` is damaged or was made with another network, other data or another recipe.
     """
     momenta = {f"momentum.{name}": torch.zeros_like(p) for name, p in parameters.items()}
-    state: dict[str, Tensor] = {**parameters, **momenta}
+    state: dict[str, Tensor] = {**parameters, **momenta, **beside}
     job = _job(state, data, recipe, seed)
     first = _resume(checkpoint, state, job) if checkpoint else 0
     optimiser = torch.optim.SGD(

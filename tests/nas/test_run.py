@@ -139,7 +139,7 @@ def test_study_and_record(run: tuple[Path, Front]) -> None:
 def files(out: Path) -> dict[str, tuple[bytes, int]]:
     """Return content and time of change of what must not be made again."""
     kept = [*out.glob("models/*.onnx"), *out.glob("finalists/*"), *out.glob("measured/*"), out / "supernet.safetensors"]
-    kept += [out / "ranks.json"]
+    kept += [*out.glob("ranks.json"), *out.glob("distribution.json")]
     return {str(path.relative_to(out)): (path.read_bytes(), path.stat().st_mtime_ns) for path in kept}
 
 
@@ -205,6 +205,23 @@ def test_several_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     front.require_files(out)
     again, _ = search(out, None, device=names, **settings)
     assert again == front
+
+
+@pytest.mark.parametrize(("sampler", "oracle"), [("dnas", "supernet"), ("fpnas", "train")])
+def test_learned_samplers(sampler: str, oracle: str, table: Path, tmp_path: Path) -> None:
+    out, budget_ms = tmp_path / "run", 0.2
+    settings = {"sampler": sampler, "oracle": oracle, "budget_ms": budget_ms, "trials": 8, "rank_networks": 0}
+    front, console = search(out, table, finalists=1, final_epochs=1, **settings)
+    drawn = [trial for trial in told(out / "study.journal") if "origin" not in trial[4]]
+    assert len(drawn) == 4 and len(console.bars["learning the distribution"]) > 1
+    assert all(trial[4]["evaluated"] and trial[3] and trial[3][1] <= budget_ms for trial in drawn)
+    assert not (out / "distribution.safetensors").exists()
+    assert any(line.startswith("learned distribution: entropy") for line in console.said)
+    assert "learned distribution" in read_record(out)["report"] and "distribution" in read_record(out)["stages"]
+    before = files(out)
+    again, console = search(out, table, finalists=1, final_epochs=1, **settings)
+    assert again == front and "learning the distribution" not in console.bars
+    assert files(out) == before
 
 
 def test_oracle_that_trains(table: Path, tmp_path: Path) -> None:

@@ -5,19 +5,33 @@ from typing import Literal
 
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
+from nas.search.distribution import Probabilities
 from nas.search.samplers.gp import GPSampler
+from nas.search.samplers.learned import LearnedSampler
 from nas.search.samplers.seeded import SeededSampler
 from nas.search.study import Target
+from nas.training.dnas import Estimator
 from search_spaces.space import SearchSpace
 
-SamplerKind = Literal["gp", "random", "tpe", "nsga2"]
+SamplerKind = Literal["gp", "dnas", "fpnas", "random", "tpe", "nsga2"]
+LEARNED: dict[str, Estimator] = {"dnas": "mixed", "fpnas": "sampled"}
+"""The samplers that draw from a distribution which is learned before the study, and how its gradient is estimated."""
 
 
-def make_sampler(kind: SamplerKind, space: SearchSpace, targets: Sequence[Target], seed: int) -> BaseSampler:
-    """Return the sampler of ``--sampler``; all of them resume to the same trials."""
+def make_sampler(
+    kind: SamplerKind,
+    space: SearchSpace,
+    targets: Sequence[Target],
+    seed: int,
+    learned: Probabilities | None = None,
+) -> BaseSampler:
+    """Return the sampler of ``--sampler``; all of them resume to the same trials. ``learned`` is for ``LEARNED``."""
+    predict, budgets_ms = [target.predict_ms for target in targets], [target.budget_ms for target in targets]
     if kind == "gp":
-        predict = [target.predict_ms for target in targets]
-        return GPSampler(space, predict, [target.budget_ms for target in targets], seed)
+        return GPSampler(space, predict, budgets_ms, seed)
+    if kind in LEARNED:
+        assert learned is not None
+        return LearnedSampler(space, predict, budgets_ms, seed, learned)
     if kind == "random":
         return SeededSampler(lambda s: RandomSampler(seed=s), seed)
     if kind == "tpe":
