@@ -190,13 +190,26 @@ def _reshape(r: _Recorder, out: Tensor, x: Tensor, *_: Any, **__: Any) -> str:
     return r.node("Reshape", [r.name(x), r.constant(np.array(out.shape, np.int64))])
 
 
+def _interpolate(
+    r: _Recorder, out: Tensor, x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = "nearest",
+    align_corners: bool | None = None, recompute_scale_factor: bool | None = None, antialias: bool = False,
+) -> str:  # fmt: skip
+    if size is None or x.dim() != 4 or mode != "bilinear" or align_corners or antialias:
+        raise UnsupportedOperation("interpolate of anything but images, bilinearly and to a given size")
+    inputs = [r.name(x), "", "", r.constant(np.array(out.shape, np.int64))]
+    return r.node("Resize", inputs, mode="linear", coordinate_transformation_mode="half_pixel")
+
+
 _HANDLERS: dict[Any, Callable[..., str]] = {
     torch.conv2d: _conv2d,
     F.conv2d: _conv2d,
     F.batch_norm: _batch_norm,
     F.relu: lambda r, out, x, inplace=False: r.node("Relu", [r.name(x)]),
+    F.hardswish: lambda r, out, x, inplace=False: r.node("HardSwish", [r.name(x)]),
+    F.hardsigmoid: lambda r, out, x, inplace=False: r.node("HardSigmoid", [r.name(x)], alpha=1 / 6, beta=0.5),
     F.linear: _linear,
     F.avg_pool2d: _avg_pool2d,
+    F.interpolate: _interpolate,
     Tensor.add: _add,
     Tensor.__add__: _add,
     Tensor.mul: _mul,

@@ -19,9 +19,9 @@ from search_spaces.errors import InputError
 
 # What ONNX Runtime's CPU kernels compute on integers; any other operator stays float between two conversions.
 _WEIGHTED = {"Conv", "Gemm", "MatMul"}
-_ARITHMETIC = {*_WEIGHTED, "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool"}
+_ARITHMETIC = {*_WEIGHTED, "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "Resize"}
 # They hand values on as they are, so that the output has the scale of the input.
-_PASSING = {"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+_PASSING = {"Flatten", "MaxPool", "Reshape", "Resize", "Squeeze", "Transpose", "Unsqueeze"}
 # The integers saturate where they cut off, so that they cost nothing behind an operator that computes integers.
 _CLIPPING = {"Clip", "Relu"}
 

@@ -6,17 +6,13 @@ Source: FBNet: Hardware-Aware Efficient ConvNet Design via Differentiable Neural
 
 import itertools
 import math
-import tomllib
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
-from typing import Any
 
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Shape
-from search_spaces.errors import InputError, unknown
+from search_spaces.macros import MacroSpace
 from search_spaces.operators import Classifier, ConvNormReLU, Identity, MBConv
-from search_spaces.space import Choose, SearchSpace
+from search_spaces.space import Choose
 
 # Kernel, expansion and groups of the candidates (table 2); "skip" is the ninth.
 CANDIDATES = {
@@ -31,11 +27,6 @@ CANDIDATES = {
 }
 SKIP = "skip"
 OPTIONS = (*CANDIDATES, SKIP)
-
-
-@cache
-def _definitions() -> dict[str, Any]:
-    return tomllib.loads(resources.files("search_spaces").joinpath("fbnet.toml").read_text())
 
 
 @dataclass(frozen=True)
@@ -61,68 +52,29 @@ class _Layer:
         return self.stride == 1 and self.in_shape[0] == self.channels
 
 
-def macro_for(input_shape: Shape) -> str:
-    """Return the macro-architecture that suits the image size.
-
-    Raises:
-        InputError: the image is smaller or larger than any macro-architecture takes.
-    """
-    side = min(input_shape[1:])
-    for name, macro in _definitions()["macro"].items():
-        low, high = macro.get("sides", (1, 0))
-        if low <= side <= high:
-            return str(name)
-    sides = [side for macro in _definitions()["macro"].values() for side in macro.get("sides", ())]
-    raise InputError(f"images of {side} px do not fit the fbnet space: it takes {min(sides)} to {max(sides)} px")
-
-
-class FBNetSpace(SearchSpace):
+class FBNetSpace(MacroSpace):
     """The FBNet space for images of ``input_shape``, in the macro-architecture ``macro`` (data in fbnet.toml)."""
 
+    family = "fbnet"
+    shown = "imagenet"
+
     def __init__(self, input_shape: Shape, classes: int, macro: str | None = None) -> None:
-        macro = macro or macro_for(input_shape)
-        known = _definitions()["macro"]
-        if macro not in known:
-            raise unknown("fbnet macro-architecture", macro, known)
-        super().__init__(input_shape, classes)
-        self.name = f"fbnet/{macro}"
-        stem_channels, stem_stride = known[macro]["stem"]
+        super().__init__(input_shape, classes, macro)
+        definition = self._definition
+        stem_channels, stem_stride = definition["stem"]
         self._stem = ConvNormReLU(input_shape, stem_channels, kernel=3, stride=stem_stride)
         self._layers: list[_Layer] = []
         shape = self._stem.out_shape
-        for stage, (channels, layers, stride) in enumerate(known[macro]["stages"]):
+        for stage, (channels, layers, stride) in enumerate(definition["stages"]):
             for position in range(layers):
                 first = stride if position == 0 else 1
-                layer = _Layer(shape, channels, first, stage, known[macro].get("always_expand", False))
+                layer = _Layer(shape, channels, first, stage, definition.get("always_expand", False))
                 self._layers.append(layer)
                 shape = layer.block("k3_e1").out_shape
-        head = ConvNormReLU(shape, known[macro]["head"], kernel=1, stride=1)
+        head = ConvNormReLU(shape, definition["head"], kernel=1, stride=1)
         self._tail: list[Block] = [head, Classifier(head.out_shape, classes)]
         self.searchable = len(self._layers)
         self._lowered = [{option: layer.block(option) for option in OPTIONS} for layer in self._layers]
-
-    @classmethod
-    def macros(cls) -> list[str]:
-        """Return the names of the macro-architectures."""
-        return list(_definitions()["macro"])
-
-    @classmethod
-    def default_shape(cls, macro: str | None = None) -> Shape:
-        """Return the input shape (C, H, W) at which a macro-architecture is shown."""
-        macro = macro or "imagenet"
-        known = _definitions()["macro"]
-        if macro not in known:
-            raise unknown("fbnet macro-architecture", macro, known)
-        side = known[macro]["side"]
-        return 3, side, side
-
-    @classmethod
-    def home_of(cls, text: str) -> str | None:
-        """Return the macro-architecture that a named architecture or an architecture's text belongs to."""
-        if text in _definitions()["named"]:
-            return str(_definitions()["named"][text]["macro"])
-        space, _, _ = text.rpartition(":")
-        return space.removeprefix("fbnet/") if space.startswith("fbnet/") else None
 
     def decide(self, choose: Choose) -> Architecture:
         """Choose one of nine candidates per layer."""
@@ -179,7 +131,5 @@ class FBNetSpace(SearchSpace):
     def named(self) -> dict[str, Architecture]:
         """Return the published architectures of this macro-architecture."""
         return {
-            name: self._canonical(entry["layers"].replace("|", " ").split())
-            for name, entry in _definitions()["named"].items()
-            if self.name == f"fbnet/{entry['macro']}"
+            name: self._canonical(layers.replace("|", " ").split()) for name, layers in self._named_layers().items()
         }

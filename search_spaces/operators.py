@@ -187,7 +187,10 @@ def _diagonal_blocks(weight: Tensor, groups: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Weightless(Block):
-    """What has no weights and keeps the shape. It has no MACs: of pooling, by convention only the global one counts."""
+    """What has no weights, and keeps the shape if it does not say otherwise.
+
+    It has no MACs: of pooling, by convention only the global one counts.
+    """
 
     @property
     def out_shape(self) -> Shape:

@@ -23,7 +23,7 @@ class SearchSpace(ABC):
 
     name: str
     searchable: int
-    """Number of decisions of a network."""
+    """Number of decisions of a network, or the most where they depend on each other."""
 
     def __init__(self, input_shape: Shape, classes: int, macro: str | None = None) -> None:
         self.input_shape = input_shape

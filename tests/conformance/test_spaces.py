@@ -12,6 +12,7 @@ from toy_space import ToySpace
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.fbnetv2 import FBNetV2Space
 from search_spaces.nb201 import NB201Space
 from search_spaces.space import SearchSpace, crossover, mutate, replay, sample, sample_spread
 
@@ -21,6 +22,9 @@ SPACES: dict[str, Callable[[], SearchSpace]] = {
     "fbnet, 64 px": lambda: FBNetSpace((3, 64, 64), 5),
     "fbnet, 224 px": lambda: FBNetSpace((3, 224, 224), 1000),
     "fbnet, not square": lambda: FBNetSpace((3, 21, 34), 2),
+    "fbnetv2, 28 px gray": lambda: FBNetV2Space((1, 28, 28), 10),
+    "fbnetv2, not square": lambda: FBNetV2Space((3, 21, 34), 2),
+    "fbnetv2, F1": lambda: FBNetV2Space((3, 128, 128), 10, "f1"),
     "nb201": lambda: NB201Space((3, 32, 32), 10),
     "nb201, gray, not square": lambda: NB201Space((1, 8, 12), 3),
     "toy": ToySpace,

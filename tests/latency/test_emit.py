@@ -14,9 +14,11 @@ from latency.emit import UnsupportedOperation, disagreement, to_onnx
 from search_spaces.block import Block, Shape
 from search_spaces.cell_operators import AveragePool, NormClassifier, ResidualDown
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.fbnetv2 import FBNetV2Space
 from search_spaces.nb201 import NB201Space
 from search_spaces.operators import Classifier, ConvNormReLU, MBConv
 from search_spaces.space import sample
+from search_spaces.squeeze_operators import ConvNormHSwish, PooledHead, Resize, SqueezeMBConv
 
 
 def randomised(module: nn.Module) -> nn.Module:
@@ -54,6 +56,17 @@ def test_every_fbnet_block(shape: Shape) -> None:
     blocks = [block for block in FBNetSpace(shape, 7).distinct_blocks() if block.params]
     assert len(blocks) > 50
     for block in blocks:
+        assert_equal(randomised(block.build()), block.in_shape)
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 30, 45)], ids=str)
+def test_every_fbnetv2_block(shape: Shape) -> None:
+    blocks = [block for block in FBNetV2Space(shape, 7).distinct_blocks() if not block.free]
+    assert {type(block) for block in blocks} == {Resize, ConvNormHSwish, SqueezeMBConv, PooledHead}
+    for block in blocks:
+        module = randomised(block.build())
+        assert disagreement(to_onnx(module, block.in_shape), module, block.in_shape) < 1e-4
+    for block in blocks[::5]:
         assert_equal(randomised(block.build()), block.in_shape)
 
 
@@ -104,6 +117,9 @@ def test_cells_without_a_signal_treat_all_images_alike() -> None:
         AveragePool((4, 5, 3)),
         ResidualDown((4, 6, 10), 8),
         NormClassifier((8, 3, 5), 4),
+        SqueezeMBConv((16, 9, 6), 16, 5, 1, 3, squeeze=True, hswish=True),
+        PooledHead((8, 3, 5), 16, 4),
+        Resize((3, 9, 7), 6, 5),
     ],
     ids=lambda block: block.key,
 )
@@ -224,6 +240,11 @@ REFUSED: dict[str, Callable[[Apply, Tensor], Tensor]] = {
     "pool rounded up": lambda m, x: F.avg_pool2d(x, 3, ceil_mode=True),
     "pool with a divisor": lambda m, x: F.avg_pool2d(x, 2, divisor_override=3),
     "adaptive pool": lambda m, x: F.adaptive_avg_pool2d(x, 1),
+    "interpolated by a factor": lambda m, x: F.interpolate(x, scale_factor=0.5, mode="bilinear"),
+    "interpolated to the nearest": lambda m, x: F.interpolate(x, (3, 3)),
+    "interpolated from corner to corner": lambda m, x: F.interpolate(x, (3, 3), mode="bilinear", align_corners=True),
+    "interpolated smoothly": lambda m, x: F.interpolate(x, (3, 3), mode="bilinear", antialias=True),
+    "interpolated in one dimension": lambda m, x: F.interpolate(x.view(-1, 4, 16), 7),
     "linear on a map": lambda m, x: m.linear(x),
     "input unused": lambda m, x: torch.zeros(1, 4),
     "input left": lambda m, x: torch.zeros(x.shape),
@@ -264,6 +285,11 @@ KNOWN: dict[str, Callable[[Apply, Tensor], Tensor]] = {
     "number times": lambda m, x: 2 * x,
     "times a whole number": lambda m, x: x.mul(-3),
     "times zero": lambda m, x: m.conv(x) * 0.0,
+    "h-swish": lambda m, x: F.hardswish(4 * m.conv(x)),
+    "hard sigmoid": lambda m, x: F.hardsigmoid(4 * m.conv(x)),
+    "fewer pixels": lambda m, x: F.interpolate(x, (3, 2), mode="bilinear"),
+    "more pixels": lambda m, x: F.interpolate(x, size=(5, 9), mode="bilinear", align_corners=False),
+    "squeezed": lambda m, x: x * F.hardsigmoid(m.conv(F.avg_pool2d(x, x.shape[-2:]))),
     "norm of a scaled convolution": lambda m, x: m.norm(m.conv(x) * 0.5),
 }
 

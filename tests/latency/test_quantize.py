@@ -23,8 +23,10 @@ from search_spaces.block import Block, Network
 from search_spaces.cell_operators import AveragePool, NormClassifier, ReLUConvNorm, ResidualDown, Zero
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.operators import Classifier, ConvNormReLU, MBConv
+from search_spaces.squeeze_operators import ConvNormHSwish, PooledHead, Resize, SqueezeMBConv
 
 FLOAT_KERNELS = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul", "AveragePool"}
+# What runs on integers how often. h-swish has no such kernel: ONNX Runtime multiplies floats by a hard sigmoid.
 BLOCKS = [
     (MBConv((24, 14, 14), 24, 3, 1, 6), {"QLinearConv": 3, "QLinearAdd": 1}),
     (MBConv((24, 14, 14), 32, 5, 2, 3), {"QLinearConv": 3}),
@@ -36,6 +38,14 @@ BLOCKS = [
     (ResidualDown((16, 8, 8), 32), {"QLinearConv": 3, "QLinearAveragePool": 1, "QLinearAdd": 1}),
     (AveragePool((16, 8, 8)), {"QLinearAveragePool": 1}),
     (NormClassifier((16, 8, 8), 10), {"QLinearAveragePool": 1, "QGemm": 1}),
+    (SqueezeMBConv((24, 14, 14), 24, 3, 1, 6, squeeze=True), {"QLinearConv": 5, "QLinearMul": 1, "QLinearAdd": 1}),
+    (
+        SqueezeMBConv((24, 14, 14), 24, 3, 1, 6, squeeze=True, hswish=True),
+        {"QLinearConv": 5, "QLinearMul": 1, "Mul": 3},
+    ),
+    (ConvNormHSwish((16, 8, 8), 24, 1, 1), {"QLinearConv": 1, "Mul": 1}),
+    (PooledHead((64, 7, 7), 32, 10), {"QLinearAveragePool": 1, "QGemm": 2, "Mul": 1}),
+    (Resize((3, 28, 28), 20, 20), {"Resize": 1}),
 ]
 
 
@@ -90,7 +100,7 @@ def test_blocks_stay_close_and_run_on_integers(block: Block, expected: dict[str,
     onnx.checker.check_model(onnx.load_from_string(quantised), full_check=True)
     assert distance(outputs(quantised, inputs), outputs(model, inputs)) < 0.03
     found = kernels(quantised, tmp_path)
-    assert expected.items() <= found.items() and not FLOAT_KERNELS & found.keys()
+    assert expected.items() <= found.items() and FLOAT_KERNELS & found.keys() <= expected.keys()
 
 
 @pytest.mark.parametrize("block", [block for block, _ in BLOCKS[:6]], ids=lambda block: block.key)

@@ -117,12 +117,14 @@ def test_identity_of_data_is_its_place(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_make_space() -> None:
-    assert set(SPACES) == {"fbnet", "nb201"}
+    assert set(SPACES) == {"fbnet", "fbnetv2", "nb201"}
     space = make_space("fbnet", (1, 8, 8), 10)
     assert isinstance(space, FBNetSpace) and (space.name, space.classes) == ("fbnet/small-8", 10)
     assert make_space("fbnet", None, 1000, "fbnet_a").name == "fbnet/imagenet-1504"
     assert make_space("fbnet", None, 10).input_shape == (3, 224, 224)
     assert make_space("fbnet", None, 10, "fbnet/small-28:skip").input_shape == (3, 28, 28)
+    assert make_space("fbnetv2", (1, 28, 28), 10).name == "fbnetv2/small-28"
+    assert make_space("fbnetv2", None, 1000, "fbnetv2_f1").input_shape == (3, 128, 128)
     assert make_space("nb201", None, 10, "resnet").input_shape == (3, 32, 32)
     assert make_space("nb201", (1, 8, 8), 10, "nb201:none").input_shape == (1, 8, 8)
 

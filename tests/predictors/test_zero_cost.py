@@ -32,6 +32,11 @@ def test_by_definition() -> None:
     assert naswot(net, x) == pytest.approx(np.linalg.slogdet(np.array(kernel, float))[1])
 
 
+def test_h_swish_is_open_where_relu_is() -> None:
+    layer, x = nn.Linear(3, 9), torch.randn(4, 3)
+    assert naswot(nn.Sequential(layer, nn.Hardswish()), x) == naswot(nn.Sequential(layer, nn.ReLU()), x)
+
+
 def test_duplicate_images_lower_it(images: torch.Tensor) -> None:
     near = images.clone()
     near[1] = near[0] + 0.01 * images[1]

@@ -18,6 +18,7 @@ from search_spaces.operators import (
     conv_norm,
     round_channels,
 )
+from search_spaces.squeeze_operators import ConvNormHSwish, PooledHead, Resize, SqueezeExcite, SqueezeMBConv
 
 SHAPES: list[Shape] = [(8, 7, 5), (16, 8, 8), (24, 1, 1), (40, 2, 3), (8, 14, 9)]
 BLOCKS: list[Block] = [
@@ -40,6 +41,17 @@ BLOCKS: list[Block] = [
     *(ReLUConvNorm(shape, 12, kernel, relu) for shape in SHAPES for kernel in (1, 3) for relu in (True, False)),
     *(ResidualDown((c, 8, 6), out) for c in (8, 12) for out in (8, 16)),
     *(NormClassifier(shape, classes) for shape in SHAPES for classes in (1, 10)),
+    *(
+        SqueezeMBConv(shape, out, 3, stride, expansion, 1, always_expand, True, hswish)
+        for shape, out, stride, expansion, always_expand, hswish in itertools.product(
+            SHAPES, (8, 12), (1, 2), (1, 2.5), (True, False), (True, False)
+        )
+        if not always_expand or expansion == 1
+    ),
+    SqueezeMBConv((16, 7, 5), 16, 5, 1, 3, squeeze=False, hswish=True),
+    *(ConvNormHSwish((3, 9, 6), 8, kernel, stride) for kernel in (1, 3) for stride in (1, 2)),
+    *(PooledHead(shape, hidden, 10) for shape in SHAPES for hidden in (4, 16)),
+    *(Resize((3, 9, 6), height, width) for height, width in ((9, 4), (5, 4), (12, 6))),
 ]
 
 
@@ -58,6 +70,8 @@ def counted_macs(module: nn.Module, shape: Shape) -> int:
             total += layer.weight.numel() * output.shape[2] * output.shape[3]
         elif isinstance(layer, nn.Linear):
             total += layer.weight.numel()
+        elif isinstance(layer, nn.Hardswish) and output.dim() == 2:
+            total += output.numel()  # pooled once more, a pixel each
 
     def add_pool(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         nonlocal total
@@ -65,17 +79,14 @@ def counted_macs(module: nn.Module, shape: Shape) -> int:
 
     for layer in module.modules():
         layer.register_forward_hook(add)
-        if any(isinstance(child, nn.Linear) for child in layer.children()):
+        if isinstance(layer, SqueezeExcite) or any(isinstance(child, nn.Linear) for child in layer.children()):
             layer.register_forward_pre_hook(add_pool)
     with torch.no_grad():
         module.eval()(torch.randn(1, *shape))
     return total
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [ConvNormReLU, MBConv, Identity, Classifier, AveragePool, Zero, ReLUConvNorm, ResidualDown, NormClassifier],
-)
+@pytest.mark.parametrize("kind", dict.fromkeys(map(type, BLOCKS)))
 def test_counts_and_shapes_are_those_of_the_module(kind: type[Block]) -> None:
     chosen = [block for block in BLOCKS if isinstance(block, kind)]
     assert chosen
@@ -87,7 +98,7 @@ def test_counts_and_shapes_are_those_of_the_module(kind: type[Block]) -> None:
         with torch.no_grad():
             out = module.eval()(torch.randn(2, *block.in_shape))
         assert tuple(out.flatten(1).shape) == (2, torch.Size(block.out_shape).numel()), block.key
-        if kind not in (Classifier, NormClassifier):
+        if kind not in (Classifier, NormClassifier, PooledHead):
             assert tuple(out.shape[1:]) == block.out_shape, block.key
 
 
@@ -100,6 +111,12 @@ def test_macs_by_hand() -> None:
     assert block.macs == 8 * 24 * 35 + (24 * 9 + 24 * 16) * 12
     assert Classifier((6, 2, 3), 4).macs == 6 * 4 + 6 * 2 * 3
     assert ConvNormReLU((3, 5, 5), 4, 3, 2).macs == 3 * 4 * 9 * 9
+    # A quarter of 72 channels is 18; 16 would be less than 95 % of it.
+    squeezed = SqueezeMBConv((24, 7, 5), 16, 3, 2, 3, squeeze=True)
+    assert squeezed.squeezed_channels == 24
+    assert squeezed.macs == MBConv((24, 7, 5), 16, 3, 2, 3).macs + 2 * 72 * 24 + 72 * 12
+    assert PooledHead((6, 2, 3), 4, 5).macs == 6 * 2 * 3 + 6 * 4 + 4 + 4 * 5
+    assert Resize((6, 2, 3), 1, 2).macs == 0
 
 
 def test_keys_are_equal_only_for_equal_blocks() -> None:
@@ -117,6 +134,10 @@ def test_keys_are_equal_only_for_equal_blocks() -> None:
         ReLUConvNorm((8, 6, 5), 16, 3),
         ResidualDown((8, 6, 4), 16),
         NormClassifier((8, 6, 5), 4),
+        SqueezeMBConv((8, 6, 5), 8, 3, 1, 1, 2, squeeze=True, hswish=True),
+        ConvNormHSwish((8, 6, 5), 16, 3, 1),
+        PooledHead((8, 6, 5), 4, 5),
+        Resize((8, 6, 5), 4, 3),
     ],
 )
 def test_every_field_is_in_the_key(block: Block) -> None:

@@ -23,6 +23,7 @@ from nas.delivery.export import (
 )
 from nas.training.data import Dataset, Split
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.fbnetv2 import FBNetV2Space
 
 SPACE = FBNetSpace((3, 8, 12), 5)
 ARCHITECTURE = SPACE.parse("k3_e1,k3_e6,skip,k5_e1_g2,skip,k5_e3,k3_e1,k3_e3")
@@ -52,6 +53,19 @@ def test_difference_is_small_and_measured(network: nn.Module, images: torch.Tens
     assert difference == largest_difference(network, path.read_bytes(), images)
     assert [found.name for found in path.parent.iterdir()] == ["net.onnx"]
     assert not network.training
+
+
+def test_resizing_squeeze_excite_and_h_swish(tmp_path: Path) -> None:
+    space = FBNetV2Space((1, 28, 28), 4)
+    network = space.build(
+        space.parse("20x20,k5sh,k5sh,e4,c24,k3,e2,c24,k5,e3,c32,skip,skip,k3sh,e6,c96,skip,skip")
+    ).train()
+    images = torch.randn(16, *space.input_shape)
+    with torch.no_grad():
+        network(images)
+    export(network, space.input_shape, tmp_path / "net.onnx", {}, images)
+    used = {node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    assert {"Resize", "HardSwish", "HardSigmoid", "Mul"} <= used
 
 
 def test_runs_in_onnx_runtime_alone(network: nn.Module, images: torch.Tensor, tmp_path: Path) -> None:
