@@ -16,12 +16,12 @@ from nas.delivery.front import Front
 from nas.folder import RunFolder
 from nas.measuring import Console, device_fronts, make_targets
 from nas.search.distribution import Probabilities, load, save, summary
+from nas.search.dnas import learn_at_budget, require_layers
 from nas.search.executor import Executor, Work, all_cores, connect_ray, make_executor, one_thread
 from nas.search.record import Evaluated, evaluated_trials
 from nas.search.samplers import LEARNED, make_sampler
 from nas.search.study import Driver, Target, enqueue, first_candidates, open_study
 from nas.training.data import Dataset, load_dataset
-from nas.training.dnas import learn_at_budget, require_layers
 from nas.training.oracle import Task, TrainOracle, make_oracle
 from nas.training.report import rank_report
 from nas.training.train import Recipe

@@ -32,6 +32,7 @@ from nas.search.study import SearchFailed
 from nas.training.train import TrainingDiverged
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.fbnetv2 import FBNetV2Space
 from search_spaces.nb201 import NB201Space, published
 from search_spaces.space import sample as draw
 
@@ -160,6 +161,14 @@ def test_interrupted_search(cli: Cli, table: Path, monkeypatch: pytest.MonkeyPat
         (["--data", "digits", "--trials", "many"], "--trials"),
         (["--data", "digits", "--trials", "1"], "--trials"),
         (["--data", "digits", "--budget-ms", "-1"], "--budget-ms"),
+        (
+            ["--data", "digits", "--sampler", "dnas"],
+            "dnas learns a distribution at a latency: give --budget-ms",
+        ),
+        (
+            ["--data", "digits", "--sampler", "dnas", "--budget-ms", "1", "--space", "nb201"],
+            "layers that follow one another, which nb201 does not consist of; --sampler fpnas takes any space",
+        ),
         (["--data", "digits", "--input", "4"], "px"),
         (["--data", "digits", "--input", "round"], "--input"),
         (["--data", "digits", "--table", "nowhere.json"], "nowhere.json"),
@@ -296,8 +305,11 @@ def test_json_of_spaces(cli: Cli) -> None:
     assert shown.keys() == {"architecture", "id", "macs", "params"}
     (again,) = rows(cli("spaces", "show", "fbnet", "--arch", shown["architecture"], "--json"))
     assert again == shown
+    (f4,) = rows(cli("spaces", "show", "fbnetv2", "--arch", "fbnetv2_f4", "--json"))
+    assert (f4["macs"], f4["params"]) == (238_351_984, 6_994_824)
     listed = rows(cli("spaces", "list", "--json"))
-    assert {row["macro"] for row in listed} == {*(f"fbnet/{macro}" for macro in FBNetSpace.macros()), "nb201"}
+    families = {f"{kind.family}/{macro}" for kind in (FBNetSpace, FBNetV2Space) for macro in kind.macros()}
+    assert {row["macro"] for row in listed} == {*families, "nb201"}
     assert all(row.keys() == {"space", "macro", "input", "decisions", "named"} for row in listed)
 
 

@@ -6,11 +6,11 @@ from typing import Literal
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from nas.search.distribution import Probabilities
+from nas.search.dnas import Estimator
 from nas.search.samplers.gp import GPSampler
 from nas.search.samplers.learned import LearnedSampler
 from nas.search.samplers.seeded import SeededSampler
 from nas.search.study import Target
-from nas.training.dnas import Estimator
 from search_spaces.space import SearchSpace
 
 SamplerKind = Literal["gp", "dnas", "fpnas", "random", "tpe", "nsga2"]
