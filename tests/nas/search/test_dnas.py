@@ -201,7 +201,7 @@ def test_the_tightest_device_decides(task: Task, tmp_path: Path) -> None:
     )  # fmt: skip
     costs = additive_costs(SPACE, targets[1].predict_ms, 0)
     expected = sum(p * ms for name, row in found.items() for p, ms in zip(row.values(), costs[name], strict=True))
-    assert expected == pytest.approx(0.3, rel=0.01)
+    assert expected == pytest.approx(0.3 * 0.99, rel=0.003)  # the made-up table states an error of 1 %
 
 
 def test_the_distribution_learns_from_images_that_the_weights_do_not_see(
