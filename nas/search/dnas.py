@@ -7,7 +7,7 @@ the weights of one supernet, alternate steps of weights and of the distribution 
 latency from the measured table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -110,7 +110,10 @@ class Search:
 
     def probabilities(self) -> Probabilities:
         """Return the distribution at the budget."""
-        return probabilities_of({n: v.detach().double().numpy() for n, v in self.at_budget().items()}, self.options)
+        return self._chances(self.at_budget())
+
+    def _chances(self, logits: Mapping[str, Tensor]) -> Probabilities:
+        return probabilities_of({name: v.detach().double().numpy() for name, v in logits.items()}, self.options)
 
     def step(self, images: Tensor, labels: Tensor, rng: np.random.Generator, done: float) -> None:
         """Improve the distribution by one batch; ``done`` in [0, 1] is how far the search has come."""
@@ -140,7 +143,7 @@ class Search:
         """Return the score-function loss of sampled architectures, weighed by how well each explains each image."""
         logs = {name: F.log_softmax(logits, dim=0) for name, logits in self.at_budget().items()}
         entropy = -sum(float((values.exp() * values).sum().detach()) for values in logs.values())
-        count, chances = max(_FEWEST, round(_PER_NAT * entropy)), self.probabilities()
+        count, chances = max(_FEWEST, round(_PER_NAT * entropy)), self._chances(logs)
         drawn = [draw(self.space, chances, rng) for _ in range(count)]
         with torch.no_grad():
             scores = [self.supernet.forward(replay(self.space, path), images) for path in drawn]

@@ -41,8 +41,8 @@ class LearnedSampler(ProposingSampler):
         rng = np.random.default_rng([self._seed, number])
         seen = {trial.architecture.id for trial in evaluated_trials(study, self._space)} | pending_ids(study, number)
         drawn = [most_probable(self._space, self._probabilities)]
-        for _ in range(_DRAWS):
-            if fresh := self._fresh(drawn[-1:], seen):
-                return fresh[0]
+        while len(drawn) <= _DRAWS:
+            if drawn[-1].id not in seen and self.feasible(drawn[-1]):
+                return drawn[-1]
             drawn.append(replay(self._space, draw(self._space, self._probabilities, rng)))
         return next((architecture for architecture in drawn if self.feasible(architecture)), drawn[0])
