@@ -8,7 +8,7 @@ from device to device; a few whole networks tell them.
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
 
 TERMS = ("slope", "networks", "blocks", "switches")
@@ -40,11 +40,15 @@ class Calibration(BaseModel):
 
     def predict_ms(self, features: Features) -> float:
         """Return the latency (ms) of a network."""
-        return float(
-            self.slope * features.core_ms
+        return float(self.predict_many_ms(features.core_ms, features.blocks, features.switch_ms))
+
+    def predict_many_ms(self, core_ms: ArrayLike, blocks: ArrayLike, switch_ms: ArrayLike) -> NDArray:
+        """Return the latency (ms) of each network; see ``Features``."""
+        return (
+            self.slope * np.asarray(core_ms)
             + self.offset_ms
-            + self.block_ms * features.blocks
-            + self.switch_share * features.switch_ms
+            + self.block_ms * np.asarray(blocks)
+            + self.switch_share * np.asarray(switch_ms)
         )
 
     @classmethod

@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import stats
 
@@ -14,6 +15,7 @@ from latency.files import kind_of, read_sealed, write_sealed
 from latency.host import fingerprint
 from search_spaces.block import Block
 from search_spaces.errors import InputError
+from search_spaces.grid import Grid
 
 SCHEMA_VERSION = 3
 
@@ -172,14 +174,18 @@ class LatencyTable(_Model):
             names = ", ".join(block.key for block in missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise InputError(f"the latency table of {self.device} lacks {len(missing)} blocks: {names}")
         entries = [self.blocks[block.key] for block in body]
-        alone = sum(entry.scale * entry.cold_ms - self.scale * self.session_ms for entry in entries)
-        borders = sum(self._border_ms(block.in_shape) + self._border_ms(block.out_shape) for block in body) / 2
         switches = sum(
             self._border_ms(after.in_shape)
             for (_, entry), (after, entry_after) in pairwise(zip(body, entries, strict=True))
             if entry.plain_end != entry_after.plain_start
         )
-        return Features(core_ms=alone - borders, blocks=len(body), switch_ms=switches)
+        return Features(core_ms=sum(map(self._core_ms, body)), blocks=len(body), switch_ms=switches)
+
+    def _core_ms(self, block: Block) -> float:
+        """Return what a block takes (ms) without its session and its borders."""
+        entry = self.blocks[block.key]
+        borders_ms = (self._border_ms(block.in_shape) + self._border_ms(block.out_shape)) / 2
+        return entry.scale * entry.cold_ms - self.scale * self.session_ms - borders_ms
 
     def _border_ms(self, shape: tuple[int, int, int]) -> float:
         batch = int(self.fingerprint.get("batch", "1"))
@@ -192,6 +198,27 @@ class LatencyTable(_Model):
             InputError: the table lacks blocks; they are named.
         """
         return self.calibration.predict_ms(self.features(blocks))
+
+    def predict_grid_ms(self, grid: Grid, rows: NDArray) -> NDArray:
+        """Return the predicted latency (ms) of each row of a grid: ``predict_ms`` of thousands of networks at once.
+
+        Raises:
+            InputError: the table lacks blocks; they are named.
+        """
+        self.features(block for _, blocks in grid.positions for block in blocks)
+        core_ms = grid.total(rows, lambda block: 0.0 if block.free else self._core_ms(block))
+        count = grid.total(rows, lambda block: float(not block.free))
+        switch_ms, plain_end = np.zeros(len(rows)), np.zeros(len(rows))
+        for position, (_, blocks) in enumerate(grid.positions):
+            runs = grid.chosen(rows, position, lambda block: float(not block.free)) > 0
+            start, end = (
+                grid.chosen(rows, position, lambda b, n=name: 0.0 if b.free else getattr(self.blocks[b.key], n))  # type: ignore[misc]
+                for name in ("plain_start", "plain_end")
+            )
+            if position > 0:
+                switch_ms += (runs & (start != plain_end)) * self._border_ms(blocks[0].in_shape)
+            plain_end = np.where(runs, end, plain_end)
+        return self.calibration.predict_many_ms(core_ms, count, switch_ms)
 
     def require(self, device: Device, space: str, input_shape: tuple[int, int, int], classes: int) -> None:
         """Raise ``InputError`` unless the table was measured on this very device for this very space."""

@@ -49,6 +49,11 @@ class Block(ABC):
     def params(self) -> int:
         """Number of convolution and linear weights."""
 
+    @cached_property
+    def counts(self) -> tuple[int, int]:
+        """MACs and parameters, kept: predictors ask for them thousands of times."""
+        return self.macs, self.params
+
     @property
     def free(self) -> bool:
         """Whether it runs nothing, so that it is neither measured nor counted."""

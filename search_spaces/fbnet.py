@@ -8,8 +8,12 @@ import itertools
 import math
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Shape
+from search_spaces.grid import Grid
 from search_spaces.macros import MacroSpace
 from search_spaces.operators import Classifier, ConvNormReLU, Identity, MBConv
 from search_spaces.space import Choose
@@ -52,6 +56,11 @@ class _Layer:
         return self.stride == 1 and self.in_shape[0] == self.channels
 
 
+def _describe(option: str) -> list[float]:
+    kernel, expansion, groups = CANDIDATES.get(option, (0, 1, 0))
+    return [kernel, math.log(expansion), groups, float(option == SKIP)]
+
+
 class FBNetSpace(MacroSpace):
     """The FBNet space for images of ``input_shape``, in the macro-architecture ``macro`` (data in fbnet.toml)."""
 
@@ -90,6 +99,29 @@ class FBNetSpace(MacroSpace):
         names = (f"layer{i:02d}" for i in range(1, len(ordered) + 1))
         return Architecture(self.name, tuple(zip(names, ordered, strict=True)))
 
+    def grid(self) -> Grid:
+        """Return the space as rows of candidate numbers, one per layer."""
+        names = [f"layer{i:02d}" for i in range(1, len(self._layers) + 1)]
+        searched = [(i, list(row.values())) for i, row in enumerate(self._lowered)]
+        fixed = [(None, [block]) for block in self._tail]
+        described = np.array([_describe(option) for option in OPTIONS])
+        return Grid(
+            options=dict.fromkeys(names, OPTIONS),
+            positions=[(None, [self._stem]), *searched, *fixed],
+            descriptors=[described] * len(names),
+            canonical=self._skips_last,
+        )
+
+    def _skips_last(self, rows: NDArray) -> NDArray:
+        """Do to rows of option numbers what ``_canonical`` does to options."""
+        ordered = rows.copy()
+        runs = itertools.groupby(range(len(self._layers)), key=self._run_of)
+        for first, *others in (list(run) for _, run in runs):
+            part = rows[:, first : first + 1 + len(others)]
+            places = np.argsort(part == OPTIONS.index(SKIP), axis=1, kind="stable")
+            ordered[:, first : first + 1 + len(others)] = np.take_along_axis(part, places, axis=1)
+        return ordered
+
     def _run_of(self, index: int) -> tuple[int, int]:
         layer = self._layers[index]
         return layer.stage, -1 if layer.keeps_shape else index
@@ -106,11 +138,7 @@ class FBNetSpace(MacroSpace):
 
     def descriptors(self, architecture: Architecture) -> list[float]:
         """Kernel, logarithm of the expansion, groups and skip of each layer."""
-        values: list[float] = []
-        for _, option in architecture.decisions:
-            kernel, expansion, groups = CANDIDATES.get(option, (0, 1, 0))
-            values += [kernel, math.log(expansion), groups, option == SKIP]
-        return values
+        return [value for _, option in architecture.decisions for value in _describe(option)]
 
     def baseline_family(self) -> list[Architecture]:
         """MobileNet-like nets of one candidate throughout, scaled in kernel, expansion and depth."""

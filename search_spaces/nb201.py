@@ -6,11 +6,13 @@ Source: NAS-Bench-201: Extending the Scope of Reproducible Neural Architecture S
 which a convolution whose result is used twice reads like two convolutions, so that several networks may have one.
 """
 
+import copy
 import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
+import numpy as np
 from torch import Tensor, nn
 
 from search_spaces.architecture import Architecture
@@ -32,6 +34,8 @@ SMALLEST_SIDE = 8
 Cell = tuple[str, ...]
 """The operation of each of ``EDGES``."""
 
+# The edges of every way from the cell's input to its output.
+_PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))
 _EDGE_NAMES = tuple(f"edge{source}{target}" for source, target in EDGES)
 _FORM = "|{}~0|+|{}~0|{}~1|+|{}~0|{}~1|{}~2|"
 _PATTERN = re.compile(re.escape(_FORM).replace(r"\{\}", r"(\w+)"))
@@ -157,10 +161,21 @@ class NB201Space(SearchSpace):
             alternatives = {operation: _operation(operation, shape) for operation in OPERATIONS}
             self._positions += [(edge, alternatives) for edge in _EDGE_NAMES] * CELLS_PER_STAGE
         self._positions.append(("", {"": NormClassifier(shape, classes)}))
+        self._recorded = False
+
+    def as_recorded(self) -> "NB201Space":
+        """Return the space of all 15,625 cells: benchmarks list equal networks that are written differently apart.
+
+        Their blocks, and so their counts, are those of the canonical cell all the same.
+        """
+        recorded = copy.copy(self)
+        recorded._recorded = True
+        return recorded
 
     def decide(self, choose: Choose) -> Architecture:
         """Choose one of five operations per edge."""
-        return _architecture(_canonical_cells()[tuple(choose(edge, OPERATIONS) for edge in _EDGE_NAMES)])
+        cell = tuple(choose(edge, OPERATIONS) for edge in _EDGE_NAMES)
+        return _architecture(cell if self._recorded else _canonical_cells()[cell])
 
     def as_written(self, text: str) -> Architecture:
         """Return the decisions of a text as they stand there; the published form is understood too.
@@ -188,6 +203,8 @@ class NB201Space(SearchSpace):
 
     def blocks(self, architecture: Architecture) -> list[Block]:
         """Lower to stem, six blocks per cell, residual blocks and classifier."""
+        if self._recorded:
+            architecture = _architecture(_canonical_cells()[_cell(architecture)])
         chosen = {"": "", **dict(architecture.decisions)}
         return [alternatives[chosen[edge]] for edge, alternatives in self._positions]
 
@@ -200,8 +217,28 @@ class NB201Space(SearchSpace):
         return CellNetwork(layers, _cell(architecture))
 
     def descriptors(self, architecture: Architecture) -> list[float]:
-        """One number per edge and operation, 1 where the edge has it and else 0; none has no number."""
-        return [float(chosen == option) for chosen in _cell(architecture) for option in OPERATIONS[1:]]
+        """Say what the canonical cell is made of, then 1 or 0 for every edge and operation; none has no number.
+
+        Numbers of each operation; number of paths from the input to the output, of those that skip and those that
+        pool; convolutions on the deepest and the shallowest path and on average, 3x3 ones on the deepest, edges on
+        the longest.
+        """
+        cell = _canonical_cells()[_cell(architecture)]
+        paths = [path for path in ([cell[i] for i in edges] for edges in _PATHS) if NONE not in path]
+        depths = [sum(operation in (CONV1, CONV3) for operation in path) for path in paths] or [-1]
+        return [
+            *(float(cell.count(operation)) for operation in OPERATIONS[1:]),
+            float(len(paths)),
+            float(sum(set(path) == {SKIP} for path in paths)),
+            float(sum(POOL in path for path in paths)),
+            float(sum(depth > 0 for depth in depths)),
+            float(max(depths)),
+            float(min(depths)),
+            float(np.mean(depths)),
+            float(max((path.count(CONV3) for path in paths), default=-1)),
+            float(max(map(len, paths), default=0)),
+            *(float(chosen == option) for chosen in cell for option in OPERATIONS[1:]),
+        ]
 
     def baseline_family(self) -> list[Architecture]:
         """Residual cells of one to three convolutions in a row, and the dense cell, of either kernel."""

@@ -9,6 +9,7 @@ from torch import nn
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Network, Shape
 from search_spaces.errors import InputError, unknown
+from search_spaces.grid import Grid
 
 Choose = Callable[[str, Sequence[str]], str]
 """Take the decision ``name`` among ``options`` and return one of them."""
@@ -63,6 +64,10 @@ class SearchSpace(ABC):
     @abstractmethod
     def descriptors(self, architecture: Architecture) -> list[float]:
         """Describe the decisions by numbers, as many for every architecture (for predictors)."""
+
+    def grid(self) -> Grid | None:
+        """Return the space as rows of option numbers, None where decisions depend on each other."""
+        return None
 
     @abstractmethod
     def baseline_family(self) -> list[Architecture]:
@@ -130,6 +135,10 @@ class SearchSpace(ABC):
         if len(taken) < len(options):
             raise InputError(f"architecture {text!r} has {len(options)} options, the space takes {len(taken)}")
         return Architecture(self.name, tuple(taken))
+
+    def as_recorded(self) -> "SearchSpace":
+        """Return the space whose architectures are what tables of others list: networks as they are written."""
+        return self
 
     def pruned(self, architecture: Architecture) -> Architecture:
         """Return an architecture that is as written without the parts whose result nothing uses.
