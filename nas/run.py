@@ -26,8 +26,7 @@ from nas.training.oracle import Task, TrainOracle, make_oracle
 from nas.training.report import rank_report
 from nas.training.train import Recipe
 from predictors.features import feature_matrix
-from predictors.gp import AccuracyGP
-from predictors.quality import cross_validate
+from predictors.quality import PredictorQuality
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
@@ -183,11 +182,11 @@ class _Run:
             return
         X = feature_matrix(space, [t.architecture for t in rated])
         accuracies = np.array([t.accuracy for t in rated])
-        baselines = {
+        alone = {
             "MACs": [float(space.macs(t.architecture)) for t in rated],
             "parameters": [float(space.params(t.architecture)) for t in rated],
         }
-        quality = cross_validate(AccuracyGP(), X, accuracies, baselines)
+        quality = PredictorQuality.of(X, accuracies, alone)
         self.folder.record["report"]["accuracy predictor, cross-validated"] = quality.lines()
         self.console.say(f"accuracy predictor: {quality.text()}")
 

@@ -8,7 +8,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search_spaces.architecture import Architecture
-from search_spaces.space import SearchSpace
+from search_spaces.space import SearchSpace, replay
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,18 @@ def evaluated_trials(study: Study, space: SearchSpace) -> list[Evaluated]:
     for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         attrs = trial.user_attrs
         if attrs["evaluated"] and attrs["id"] not in found:
-            architecture = space.parse(attrs["architecture"])
+            architecture = replay(space, trial.params)
             found[attrs["id"]] = Evaluated(
                 trial.number, architecture, origin(trial), trial.values[0], tuple(trial.values[1:])
             )
     return list(found.values())
+
+
+def pending_architectures(study: Study, space: SearchSpace, number: int) -> list[Architecture]:
+    """Return the architectures, each once, that trials before ``number`` are evaluating at this moment."""
+    running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
+    found = [replay(space, t.params) for t in running if t.number < number and "id" in t.user_attrs]
+    return list({architecture.id: architecture for architecture in found}.values())
 
 
 def pending_ids(study: Study, number: int) -> set[str]:

@@ -1,6 +1,5 @@
 """The search: ask for a candidate, evaluate it if it is feasible, tell the result. One Optuna study."""
 
-import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
@@ -19,6 +19,7 @@ from nas.search.executor import Executor
 from nas.search.record import describe, evaluated_trials
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
+from search_spaces.grid import Grid
 from search_spaces.space import SearchSpace, sample_spread
 
 STUDY_NAME = "search"
@@ -41,6 +42,10 @@ class Target:
     def predict_ms(self, architecture: Architecture) -> float:
         """Return the predicted latency (ms)."""
         return self.table.predict_ms(self.space.blocks(architecture))
+
+    def predict_grid_ms(self, grid: Grid, rows: NDArray) -> NDArray:
+        """Return the predicted latency (ms) of each row of a grid."""
+        return self.table.predict_grid_ms(grid, rows)
 
 
 def open_study(journal: Path, devices: Sequence[str]) -> Study:
@@ -126,7 +131,8 @@ def first_candidates(
     """Return the candidates that every search starts with, and their origin: at most half of ``trials``.
 
     The feasible part of the hand-made family (``baseline``), and one random architecture per latency bin
-    (``random``): uniform draws would leave the fast end empty. Bins are equal in log latency of the first device.
+    (``random``): uniform draws would leave the fast end empty. Bins hold equally many of a thousand draws that lean
+    towards one option, by latency on the first device.
     """
 
     def feasible(a: Architecture) -> bool:
@@ -136,12 +142,9 @@ def first_candidates(
     rng = np.random.default_rng(seed)
     drawn = [a for a in (sample_spread(space, rng) for _ in range(1000)) if feasible(a)]
     bins = max(1, min(10, trials // 2 - len(family)))
-    logs = [math.log(targets[0].predict_ms(a)) for a in drawn]
-    per_bin: dict[int, Architecture] = {}
-    for architecture, value in zip(drawn, logs, strict=True):
-        width = (max(logs) - min(logs)) / bins or 1.0
-        per_bin.setdefault(min(bins - 1, int((value - min(logs)) / width)), architecture)
-    spread = [(per_bin[i], "random") for i in sorted(per_bin)]
+    ordered = sorted({a.id: a for a in drawn}.values(), key=targets[0].predict_ms)
+    parts = [part for part in np.array_split(np.arange(len(ordered)), bins) if len(part)]
+    spread = [(ordered[int(rng.choice(part))], "random") for part in parts]
     candidates = {a.id: (a, origin) for a, origin in [*spread, *family]}
     return list(candidates.values())[: max(1, trials // 2)]
 

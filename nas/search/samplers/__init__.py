@@ -5,6 +5,7 @@ from typing import Literal
 
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 
+from nas.search.candidates import source_of
 from nas.search.distribution import Probabilities
 from nas.search.dnas import Estimator
 from nas.search.samplers.gp import GPSampler
@@ -28,7 +29,8 @@ def make_sampler(
     """Return the sampler of ``--sampler``; all of them resume to the same trials. ``learned`` is for ``LEARNED``."""
     predict, budgets_ms = [target.predict_ms for target in targets], [target.budget_ms for target in targets]
     if kind == "gp":
-        return GPSampler(space, predict, budgets_ms, seed)
+        source = source_of(space, predict, [target.predict_grid_ms for target in targets])
+        return GPSampler(space, predict, budgets_ms, seed, source)
     if kind in LEARNED:
         assert learned is not None
         return LearnedSampler(space, predict, budgets_ms, seed, learned)
