@@ -4,6 +4,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.preprocessing import StandardScaler
 
 from predictors.process import GaussianProcess, learn
 from predictors.ranked import RankedRegressor
@@ -21,6 +22,12 @@ class AccuracyGP(RankedRegressor):
     def __init__(self, calibrated: bool = True, together: int = 0) -> None:
         super().__init__(calibrated)
         self.together = together
+
+    def _scaler(self, X: NDArray) -> StandardScaler:
+        scaler = super()._scaler(X)
+        if self.together:  # what shares a length scale keeps its proportions
+            scaler.scale_[-self.together :] = np.sqrt(scaler.var_[-self.together :].mean()) or 1.0
+        return scaler
 
     def _learn(self, X: NDArray, z: NDArray) -> None:
         apart = X.shape[1] - self.together

@@ -46,11 +46,14 @@ class RankedRegressor(RegressorMixin, BaseEstimator, ABC):
     def fit(self, X: NDArray, y: NDArray) -> Self:
         """Fit to features ``X`` (n, d) and accuracies ``y`` (n,)."""
         X, y = validate_data(self, X, y, y_numeric=True, dtype=float)
-        self.scaler_ = StandardScaler().fit(X)
+        self.scaler_ = self._scaler(X)
         self.warp_ = RankWarp(y)
         self._learn(self.scaler_.transform(X), self.warp_.z)
         self.width_ = self._width(X, y) if self.calibrated and len(y) >= _FEWEST else float(norm.ppf(0.95))
         return self
+
+    def _scaler(self, X: NDArray) -> StandardScaler:
+        return StandardScaler().fit(X)
 
     def _width(self, X: NDArray, y: NDArray) -> float:
         off = np.empty(len(y))

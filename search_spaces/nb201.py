@@ -20,7 +20,7 @@ from search_spaces.block import Block, Network, Shape
 from search_spaces.cell_operators import AveragePool, NormClassifier, ReLUConvNorm, ResidualDown, Zero
 from search_spaces.errors import InputError
 from search_spaces.operators import Identity
-from search_spaces.space import Choose, SearchSpace
+from search_spaces.space import Choose, Graph, SearchSpace
 
 NONE, SKIP, CONV1, CONV3, POOL = OPERATIONS = (
     "none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3",
@@ -239,6 +239,16 @@ class NB201Space(SearchSpace):
             float(max(map(len, paths), default=0)),
             *(float(chosen == option) for chosen in cell for option in OPERATIONS[1:]),
         ]
+
+    def graph(self, architecture: Architecture) -> Graph:
+        """Return the canonical cell: its input, an operation per edge that runs, and its output."""
+        cell = _canonical_cells()[_cell(architecture)]
+        running = [(edge, operation) for edge, operation in zip(EDGES, cell, strict=True) if operation != NONE]
+        # An operation feeds those that begin where it ends; numbers start after the input's.
+        ends = [0, *(target for (_, target), _ in running)]
+        starts = [None, *(source for (source, _), _ in running), 3]
+        edges = [(i, j) for i, end in enumerate(ends) for j, start in enumerate(starts) if j > i and start == end]
+        return ["input", *(operation for _, operation in running), "output"], edges
 
     def baseline_family(self) -> list[Architecture]:
         """Residual cells of one to three convolutions in a row, and the dense cell, of either kernel."""

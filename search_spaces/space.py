@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 from torch import nn
@@ -11,6 +12,8 @@ from search_spaces.block import Block, Network, Shape
 from search_spaces.errors import InputError, unknown
 from search_spaces.grid import Grid
 
+Graph = tuple[Sequence[str], Sequence[tuple[int, int]]]
+"""The labels of nodes, and edges from one node's number to that of a node that it feeds."""
 Choose = Callable[[str, Sequence[str]], str]
 """Take the decision ``name`` among ``options`` and return one of them."""
 
@@ -64,6 +67,11 @@ class SearchSpace(ABC):
     @abstractmethod
     def descriptors(self, architecture: Architecture) -> list[float]:
         """Describe the decisions by numbers, as many for every architecture (for predictors)."""
+
+    def graph(self, architecture: Architecture) -> Graph:
+        """Return the network as a graph of its blocks: a chain, unless a space connects them otherwise."""
+        labels = [block.spec for block in self.blocks(architecture) if not block.free]
+        return labels, list(pairwise(range(len(labels))))
 
     def grid(self) -> Grid | None:
         """Return the space as rows of option numbers, None where decisions depend on each other."""
