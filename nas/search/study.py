@@ -14,9 +14,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study, StudyDirection
 from optuna.trial import Trial, TrialState
 
-from latency.table import LatencyTable
+from latency.fit import NEAR_ZERO
 from nas.search.executor import Executor
 from nas.search.record import describe, evaluated_trials
+from nas.search.target import Target, metric
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace, sample_spread
@@ -30,21 +31,10 @@ class SearchFailed(RuntimeError):
     """The oracle failed several times in a row."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """A device to search for: its table predicts latency, its budget (ms, None for none) decides feasibility."""
-
-    space: SearchSpace
-    table: LatencyTable
-    budget_ms: float | None
-
-    def predict_ms(self, architecture: Architecture) -> float:
-        """Return the predicted latency (ms)."""
-        return self.table.predict_ms(self.space.blocks(architecture))
-
-
-def open_study(journal: Path, devices: Sequence[str]) -> Study:
+def open_study(journal: Path, latencies: Sequence[str]) -> Study:
     """Open the study in ``journal``, or create it: accuracy is maximised, each device's latency minimised.
+
+    ``latencies`` name the latencies (see ``target.metric``).
 
     The caller must be the journal's only writer. What a killed writer left behind is mended: a lock, and a
     last line that was cut off.
@@ -64,14 +54,14 @@ def open_study(journal: Path, devices: Sequence[str]) -> Study:
         study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(journal))),
             study_name=STUDY_NAME,
-            directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE for _ in devices]],
+            directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE for _ in latencies]],
             load_if_exists=True,
         )
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{journal} is damaged; delete it to search anew") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        study.set_metric_names(["accuracy", *[f"predicted_ms {device}" for device in devices]])
+        study.set_metric_names(["accuracy", *latencies])
     return study
 
 
@@ -136,7 +126,11 @@ def first_candidates(
     rng = np.random.default_rng(seed)
     drawn = [a for a in (sample_spread(space, rng) for _ in range(1000)) if feasible(a)]
     bins = max(1, min(10, trials // 2 - len(family)))
-    logs = [math.log(targets[0].predict_ms(a)) for a in drawn]
+    ms = [targets[0].predict_ms(a) for a in drawn]
+    # Networks that carry no signal take next to no time: as fast as the others get, or they would fill the bins.
+    floor = NEAR_ZERO * float(np.median(ms)) if ms else 0.0
+    least = min((value for value in ms if value > floor), default=1.0)
+    logs = [math.log(max(value, least)) for value in ms]
     per_bin: dict[int, Architecture] = {}
     for architecture, value in zip(drawn, logs, strict=True):
         width = (max(logs) - min(logs)) / bins or 1.0
@@ -159,7 +153,7 @@ def enqueue(study: Study, candidates: Sequence[tuple[Architecture, str]]) -> Non
 class Driver:
     """Runs a study: the only one who asks and tells.
 
-    Every trial is recorded with its architecture and predicted latencies before it is evaluated. A
+    Every trial is recorded with its architecture and known latencies before it is evaluated. A
     candidate over a budget is told at once, infeasible and never evaluated; its accuracy is stored as 0 because
     Optuna needs a value, and ``evaluated`` says that it is none. An architecture that was rated before
     keeps its rating. Trials that a killed run left unfinished are finished first.
@@ -205,13 +199,12 @@ class Driver:
     def _start(self, trial: Trial) -> None:
         architecture = self.space.decide(lambda name, options: str(trial.suggest_categorical(name, options)))
         ms = [target.predict_ms(architecture) for target in self.targets]
-        devices = [target.table.device for target in self.targets]
-        describe(trial, self.space, architecture, devices, ms)
+        describe(trial, self.space, architecture, [metric(t.kind, t.device) for t in self.targets], ms)
         feasible = True
         for target, value in zip(self.targets, ms, strict=True):
             if target.budget_ms is not None:
                 feasible &= value <= target.budget_ms
-                constraint = f"budget {target.table.device}"
+                constraint = f"budget {target.device}"
                 if constraint not in trial.constraints:  # a resumed trial may have it
                     trial.set_constraint(constraint, value - target.budget_ms)
         trial.set_user_attr("feasible", feasible)

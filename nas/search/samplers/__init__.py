@@ -10,7 +10,7 @@ from nas.search.dnas import Estimator
 from nas.search.samplers.gp import GPSampler
 from nas.search.samplers.learned import LearnedSampler
 from nas.search.samplers.seeded import SeededSampler
-from nas.search.study import Target
+from nas.search.target import Target
 from search_spaces.space import SearchSpace
 
 SamplerKind = Literal["gp", "dnas", "fpnas", "random", "tpe", "nsga2"]
