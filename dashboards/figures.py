@@ -15,10 +15,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from dashboards.picture import FRONT_COLOR, Marks, Picture, picture_of
-from nas.delivery.front import DeviceFront
+from nas.delivery.front import DeviceFront, RecordedDevice
 
-X_TITLE = "latency (ms)"
-Y_TITLE = "validation accuracy (%)"
 CONNECTOR_LABEL = "from predicted to measured"
 _INK, _MUTED, _GRID, _CONNECTOR = "#1f2933", "#5f6b76", "#e8ebee", "#a9b1b9"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
@@ -52,7 +50,7 @@ def _trace(marks: Marks) -> go.Scatter:
         textposition="top left",
         textfont={"size": 13, "color": style.color},
         opacity=style.opacity,
-        cliponaxis=not marks.bars,
+        cliponaxis=not marks.names,
         marker={
             "symbol": style.symbol,
             "size": style.size,
@@ -66,23 +64,23 @@ def _line(points: Sequence[tuple[float | None, float | None]], **values: Any) ->
     return go.Scatter(x=[p[0] for p in points], y=[p[1] for p in points], mode="lines", hoverinfo="skip", **values)
 
 
-def front_figure(trials: pd.DataFrame, device_front: DeviceFront) -> go.Figure:
+def front_figure(trials: pd.DataFrame, device_front: DeviceFront | RecordedDevice) -> go.Figure:
     """Return the interactive picture of one device: latency in ms against accuracy in %.
 
     Args:
         trials: one row per trial with ``id``, ``architecture``, ``origin``, ``accuracy`` (fraction, NaN where
-            not evaluated), ``predicted_ms``, ``macs`` and ``params``.
-        device_front: the measured finalists of the device, and its budget in ms.
+            not evaluated), ``ms``, ``macs`` and ``params``.
+        device_front: the measured finalists of the device, or its front by recorded tables; and its budget in ms.
     """
     picture = picture_of(trials, device_front)
     breaks = [point for start, end in picture.connectors for point in (start, end, (None, None))]
     thin, steps = {"color": _CONNECTOR, "width": 1}, {"color": FRONT_COLOR, "width": 2}
-    traces = [_trace(marks) for marks in picture.predicted]
+    traces = [_trace(marks) for marks in picture.small]
     if breaks:
         traces.append(_line(breaks, name=CONNECTOR_LABEL, line=thin))
     if picture.stairs:
         traces.append(_line(picture.stairs, name="staircase", line=steps, showlegend=False))
-    figure = go.Figure([*traces, *(_trace(marks) for marks in picture.measured)])
+    figure = go.Figure([*traces, *(_trace(marks) for marks in picture.large)])
     _lay_out(figure, picture)
     return figure
 
@@ -103,8 +101,8 @@ def _lay_out(figure: go.Figure, picture: Picture) -> None:
         margin={"l": 64, "r": 20, "t": 58 + 17 * len(picture.notes), "b": 50 + legend_px},
         modebar={"remove": ["lasso", "select", "zoomin", "zoomout"]},
         legend={**_BOTTOM, "entrywidth": 215, "font": {"size": 12}},
-        xaxis={**_AXIS, "title": {"text": X_TITLE}, "range": list(picture.ms_range)},
-        yaxis={**_AXIS, "title": {"text": Y_TITLE}, "range": list(picture.percent_range)},
+        xaxis={**_AXIS, "title": {"text": picture.ms_title}, "range": list(picture.ms_range)},
+        yaxis={**_AXIS, "title": {"text": picture.percent_title}, "range": list(picture.percent_range)},
     )
     if picture.budget_ms is not None:
         text = f"budget {picture.budget_ms:g} ms"
@@ -124,7 +122,7 @@ def _scatter(axes: Any, marks: Marks) -> None:
         marker=style.marker,
         label=marks.label,
         alpha=style.opacity,
-        zorder=5 if marks.bars else 2,
+        zorder=5 if marks.names else 2,
         facecolor="white" if style.hollow else style.color,
         edgecolor=style.color if style.hollow else "white",
         linewidth=2 if style.hollow else 0.8,
@@ -143,12 +141,12 @@ def _scatter(axes: Any, marks: Marks) -> None:
         )
 
 
-def front_png(trials: pd.DataFrame, device_front: DeviceFront, path: Path) -> None:
+def front_png(trials: pd.DataFrame, device_front: DeviceFront | RecordedDevice, path: Path) -> None:
     """Draw the picture of ``front_figure`` to a PNG of 1600 x 1000 px at ``path``."""
     picture = picture_of(trials, device_front)
     figure = Figure(figsize=(16, 10), dpi=100, layout="constrained")
     axes = figure.add_subplot()
-    for marks in picture.predicted:
+    for marks in picture.small:
         _scatter(axes, marks)
     if picture.connectors:
         axes.add_collection(
@@ -160,7 +158,7 @@ def front_png(trials: pd.DataFrame, device_front: DeviceFront, path: Path) -> No
         color=FRONT_COLOR,
         zorder=3.5,
     )
-    for marks in picture.measured:
+    for marks in picture.large:
         _scatter(axes, marks)
     if picture.budget_ms is not None:
         axes.axvline(picture.budget_ms, color=_INK, linestyle="--", linewidth=1.5, zorder=1.5)
@@ -183,8 +181,8 @@ def _decorate(figure: Figure, axes: Any, picture: Picture) -> None:
     # A "$" in a device's name is no formula.
     figure.suptitle(picture.title, x=0.01, ha="left", fontsize=19, fontweight="bold", parse_math=False)
     axes.set_title("\n".join(picture.notes), loc="left", fontsize=13, color=_MUTED, pad=26)
-    axes.set_xlabel(X_TITLE, fontsize=15)
-    axes.set_ylabel(Y_TITLE, fontsize=15)
+    axes.set_xlabel(picture.ms_title, fontsize=15)
+    axes.set_ylabel(picture.percent_title, fontsize=15)
     axes.tick_params(labelsize=13, color=_CONNECTOR)
     axes.grid(color=_GRID)
     axes.set_axisbelow(True)

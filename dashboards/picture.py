@@ -2,14 +2,14 @@
 
 import html
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nas.delivery.front import Candidate, DeviceFront
+from nas.delivery.front import Candidate, DeviceFront, RecordedCandidate, RecordedDevice
 
 Point = tuple[float, float]  # latency in ms, accuracy in %
 
@@ -34,7 +34,7 @@ class Style:
 
 # Colours of Okabe and Ito (2008), told apart with all common kinds of colour blindness. A square always means
 # the baseline family, a large mark always means measured.
-_PREDICTED_STYLES = {
+_SMALL_STYLES = {
     "search": Style("#8b98a5", opacity=0.55),
     "random": Style("#56b4e9", "diamond", "D", opacity=0.8),
     "baseline": Style("#e69f00", "square", "s", size=9),
@@ -60,13 +60,15 @@ class Picture:
 
     title: str
     notes: list[str]
-    predicted: list[Marks]
-    measured: list[Marks]
+    small: list[Marks]
+    large: list[Marks]
     connectors: list[tuple[Point, Point]]
     stairs: list[Point]
     budget_ms: float | None
     ms_range: tuple[float, float]
     percent_range: tuple[float, float]
+    ms_title: str = "latency (ms)"
+    percent_title: str = "validation accuracy (%)"
 
 
 def staircase(points: Sequence[Point]) -> list[Point]:
@@ -96,14 +98,18 @@ def axis_range(values: Sequence[float], must_show: Sequence[float]) -> tuple[flo
     return float(min(shown) - margin), float(max(shown) + margin)
 
 
-def _hover(row: dict[str, Any], finalist: Candidate | None) -> str:
-    """Return what is shown under the mouse: every number either labelled predicted or measured."""
+def _describe(row: dict[str, Any]) -> list[str]:
+    """Return the lines under the mouse that say which network it is."""
     # The text has a comma and no space between options: let lines break there.
     lines = textwrap.wrap(str(row["architecture"]).replace(",", ", "), width=60)
     text = [f"<b>{html.escape(str(row['id']))}</b> · {html.escape(str(row['origin']))}"]
     text += [html.escape(line.replace(", ", ",")) for line in lines]
-    text.append(f"{short_count(row['macs'])} MACs · {short_count(row['params'])} parameters")
-    text.append(f"predicted: {row['predicted_ms']:.3f} ms, {100 * row['accuracy']:.2f} %")
+    return [*text, f"{short_count(row['macs'])} MACs · {short_count(row['params'])} parameters"]
+
+
+def _hover(row: dict[str, Any], finalist: Candidate | None) -> str:
+    """Return what is shown under the mouse: every number either labelled predicted or measured."""
+    text = [*_describe(row), f"predicted: {row['ms']:.3f} ms, {100 * row['accuracy']:.2f} %"]
     if finalist is None:
         text.append("measured: no, not a finalist")
     else:
@@ -111,6 +117,10 @@ def _hover(row: dict[str, Any], finalist: Candidate | None) -> str:
         text.append(f"measured: {finalist.measured_ms:.3f} ms {interval}")
         text.append(f"measured: {100 * finalist.val_accuracy:.2f} % (test: {100 * finalist.test_accuracy:.2f} %)")
     return "<br>".join(text)
+
+
+def _recorded_point(candidate: RecordedCandidate) -> Point:
+    return candidate.ms, 100 * candidate.recorded_accuracy
 
 
 def _predicted_point(candidate: Candidate) -> Point:
@@ -121,15 +131,21 @@ def _measured_point(candidate: Candidate) -> Point:
     return candidate.measured_ms, 100 * candidate.val_accuracy
 
 
-def _predicted_marks(evaluated: pd.DataFrame, finalists: dict[str, Candidate]) -> list[Marks]:
+def _recorded_hover(row: dict[str, Any], device: RecordedDevice) -> str:
+    lines = [*_describe(row), f"recorded: {100 * row['accuracy']:.2f} %", f"{device.ms_is}: {row['ms']:.3f} ms"]
+    return "<br>".join(lines)
+
+
+def _small_marks(evaluated: pd.DataFrame, known: str, hover_of: Callable[[dict[str, Any]], str]) -> list[Marks]:
+    """Return the marks of all evaluated candidates; ``known`` says in the legend how their numbers are known."""
     marks = []
     # Drawn in the order of the styles: the baseline family lies on top.
-    for origin in sorted(evaluated["origin"].unique(), key=list(_PREDICTED_STYLES).index):
+    for origin in sorted(evaluated["origin"].unique(), key=list(_SMALL_STYLES).index):
         rows = evaluated[evaluated["origin"] == origin].to_dict("records")
         kind = "baseline family" if origin == "baseline" else origin
-        points = [(float(row["predicted_ms"]), 100 * float(row["accuracy"])) for row in rows]
-        hover = [_hover(row, finalists.get(row["id"])) for row in rows]
-        marks.append(Marks(f"{kind}, predicted ({len(rows)})", _PREDICTED_STYLES[origin], points, hover))
+        points = [(float(row["ms"]), 100 * float(row["accuracy"])) for row in rows]
+        hover = [hover_of(row) for row in rows]
+        marks.append(Marks(f"{kind}, {known} ({len(rows)})", _SMALL_STYLES[origin], points, hover))
     return marks
 
 
@@ -149,7 +165,7 @@ def _measured_marks(device: DeviceFront) -> list[Marks]:
                     f"{status}{', baseline' if baseline else ''}, measured ({len(chosen)})",
                     Style(color, symbol, marker, size=12, hollow=status != "front"),
                     [_measured_point(c) for _, c in chosen],
-                    [_hover({**c.model_dump(), "accuracy": c.search_accuracy}, c) for _, c in chosen],
+                    [_hover(_as_row(c), c) for _, c in chosen],
                     [(c.measured_ms_low, c.measured_ms_high) for _, c in chosen],
                     [name for name, _ in chosen],
                 )
@@ -157,23 +173,54 @@ def _measured_marks(device: DeviceFront) -> list[Marks]:
     return marks
 
 
-def _notes(budget_ms: float | None, unevaluated: int, outside: int) -> list[str]:
-    notes = ["Small marks: predicted by oracle and latency table. Large marks: measured, bars: 90 % interval."]
+def _as_row(candidate: Candidate) -> dict[str, Any]:
+    """Return a finalist as the trial that it was."""
+    return {**candidate.model_dump(), "ms": candidate.predicted_ms, "accuracy": candidate.search_accuracy}
+
+
+def _recorded_marks(device: RecordedDevice) -> list[Marks]:
+    """Return the marks of the front; the names number it as its table does."""
+    marks = []
+    numbered = list(enumerate(device.candidates, start=1))
+    for baseline, symbol, marker in ((False, "circle", "o"), (True, "square", "s")):
+        chosen = [(number, c) for number, c in numbered if (c.origin == "baseline") == baseline]
+        if chosen:
+            marks.append(
+                Marks(
+                    f"front{', baseline' if baseline else ''} ({len(chosen)})",
+                    Style(FRONT_COLOR, symbol, marker, size=12),
+                    [_recorded_point(c) for _, c in chosen],
+                    [_recorded_hover({**c.model_dump(), "accuracy": c.recorded_accuracy}, device) for _, c in chosen],
+                    names=[str(number) for number, _ in chosen],
+                )
+            )
+    return marks
+
+
+def _notes(first: str, budget_ms: float | None, unevaluated: int, outside: int) -> list[str]:
+    notes = [first]
     hidden = []
     if unevaluated:
         hidden.append(f"{unevaluated} {'' if budget_ms is None else 'over the budget and '}never evaluated")
     if outside:
-        hidden.append(f"{outside} predicted outside this view")
+        hidden.append(f"{outside} outside this view")
     if hidden:
         notes.append(f"Not drawn: {', '.join(hidden)}.")
     return notes
 
 
-def picture_of(trials: pd.DataFrame, device: DeviceFront) -> Picture:
-    """Return what is to be drawn of one device's ``trials`` (see ``figures.front_figure``) and finalists."""
+def picture_of(trials: pd.DataFrame, device: DeviceFront | RecordedDevice) -> Picture:
+    """Return what is to be drawn of one device's ``trials`` and front (see ``figures.front_figure``)."""
+    return (
+        _recorded_picture(trials, device) if isinstance(device, RecordedDevice) else _measured_picture(trials, device)
+    )
+
+
+def _measured_picture(trials: pd.DataFrame, device: DeviceFront) -> Picture:
     evaluated = trials[trials["accuracy"].notna()]
     finalists = {c.id: c for c in (*device.candidates, *device.rejected)}
-    predicted, measured = _predicted_marks(evaluated, finalists), _measured_marks(device)
+    measured = _measured_marks(device)
+    predicted = _small_marks(evaluated, "predicted", lambda row: _hover(row, finalists.get(row["id"])))
     connectors = [(_predicted_point(c), _measured_point(c)) for c in finalists.values()]
     ends = [point for pair in connectors for point in pair]
     cloud = [point for marks in predicted for point in marks.points]
@@ -183,14 +230,41 @@ def picture_of(trials: pd.DataFrame, device: DeviceFront) -> Picture:
     low_ms, high_ms = axis_range([ms for ms, _ in cloud], milliseconds)
     low, high = axis_range([percent for _, percent in cloud], [percent for _, percent in ends])
     outside = sum(not (low_ms <= ms <= high_ms and low <= percent <= high) for ms, percent in cloud)
+    meaning = "Small marks: predicted by oracle and latency table. Large marks: measured, bars: 90 % interval."
     return Picture(
         title=f"Front on {device.device}",
-        notes=_notes(device.budget_ms, len(trials) - len(evaluated), outside),
-        predicted=predicted,
-        measured=measured,
+        notes=_notes(meaning, device.budget_ms, len(trials) - len(evaluated), outside),
+        small=predicted,
+        large=measured,
         connectors=connectors,
         stairs=staircase([_measured_point(c) for c in device.candidates]),
         budget_ms=device.budget_ms,
         ms_range=(max(low_ms, 0.0), high_ms),
         percent_range=(low, high),
+    )
+
+
+def _recorded_picture(trials: pd.DataFrame, device: RecordedDevice) -> Picture:
+    evaluated = trials[trials["accuracy"].notna()]
+    small = _small_marks(evaluated, "looked up", lambda row: _recorded_hover(row, device))
+    cloud = [point for marks in small for point in marks.points]
+    front = [_recorded_point(c) for c in device.candidates]
+    milliseconds = [ms for ms, _ in front] + ([] if device.budget_ms is None else [device.budget_ms])
+    low_ms, high_ms = axis_range([ms for ms, _ in cloud], milliseconds)
+    low, high = axis_range([percent for _, percent in cloud], [percent for _, percent in front])
+    outside = sum(not (low_ms <= ms <= high_ms and low <= percent <= high) for ms, percent in cloud)
+    known = "and latencies are recorded" if device.ms_is == "recorded" else "are recorded, latencies predicted"
+    meaning = f"Accuracies {known}: nothing was trained or measured here."
+    return Picture(
+        title=f"Front on {device.device}",
+        notes=_notes(meaning, device.budget_ms, len(trials) - len(evaluated), outside),
+        small=small,
+        large=_recorded_marks(device),
+        connectors=[],
+        stairs=staircase(front),
+        budget_ms=device.budget_ms,
+        ms_range=(max(low_ms, 0.0), high_ms),
+        percent_range=(low, high),
+        ms_title=f"{device.ms_is} latency (ms)",
+        percent_title="recorded accuracy (%)",
     )

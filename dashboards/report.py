@@ -1,7 +1,7 @@
 """The report of a run as one HTML file that opens offline, and the picture of each front as a PNG."""
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import pandas as pd
 from dashboards.figures import front_figure, front_png
 from dashboards.picture import short_count
 from latency.files import produce, write_text
-from nas.delivery.front import Candidate, DeviceFront, Front
+from nas.delivery.front import Candidate, DeviceFront, Front, RecordedDevice, RecordedFront
 
 _STYLE = """
 :root { --ink: #1f2933; --muted: #5f6b76; --line: #e1e5e9; --accent: #0072b2; }
@@ -106,8 +106,8 @@ def _row(first: str, candidate: Candidate) -> str:
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
-def _device(number: int, device: DeviceFront, trials: pd.DataFrame) -> str:
-    """Return the section of one device; the first carries plotly.js for all."""
+def _figure(number: int, device: DeviceFront | RecordedDevice, trials: pd.DataFrame) -> str:
+    """Return the figure of one device; the first carries plotly.js for all."""
     figure = front_figure(trials, device).to_html(
         full_html=False,
         include_plotlyjs=number == 1,
@@ -116,14 +116,21 @@ def _device(number: int, device: DeviceFront, trials: pd.DataFrame) -> str:
         # Plotly's default has a button that uploads the figure to its makers' cloud.
         config={"displaylogo": False, "responsive": True, "showSendToCloud": False},
     )
-    budget = "no latency budget" if device.budget_ms is None else f"budget {device.budget_ms:g} ms"
+    return f'<div class="card figure">{figure}</div>'
+
+
+def _budget(device: DeviceFront | RecordedDevice) -> str:
+    return "no latency budget" if device.budget_ms is None else f"budget {device.budget_ms:g} ms"
+
+
+def _device(number: int, device: DeviceFront, trials: pd.DataFrame) -> str:
     facts = ", ".join(f"{key}: {value}" for key, value in device.fingerprint.items() if key != "device")
     state = f"Measured at {device.drift:.3f} x the latency of when the table was built; {device.host}."
     rows = [_row(str(place), candidate) for place, candidate in enumerate(device.candidates, start=1)]
     parts = [
         f"<h2>{html.escape(device.device)}</h2>",
-        f'<p class="note">{html.escape(budget)}{html.escape("; " + facts) if facts else ""}. {html.escape(state)}</p>',
-        f'<div class="card figure">{figure}</div>',
+        f'<p class="note">{html.escape(_budget(device) + (f"; {facts}" if facts else ""))}. {html.escape(state)}</p>',
+        _figure(number, device, trials),
         "<h3>Front, numbered as in the figure</h3>",
         _table(("", *_COLUMNS), rows) if rows else "<p>No finalist is on the front.</p>",
     ]
@@ -133,20 +140,57 @@ def _device(number: int, device: DeviceFront, trials: pd.DataFrame) -> str:
     return "".join(parts)
 
 
-def _page(front: Front, trials: dict[str, pd.DataFrame], run: dict[str, Any]) -> str:
-    title = html.escape(f"Front of {front.space} on {Path(front.data).name or front.data}")
-    shape = " x ".join(str(size) for size in front.input_shape)
-    lead = html.escape(f"Data {front.data}, {len(front.classes)} classes, input {shape}.")
-    devices = "".join(
-        _device(number, device, trials[device.device]) for number, device in enumerate(front.devices, start=1)
+def _recorded_device(number: int, device: RecordedDevice, trials: pd.DataFrame) -> str:
+    rows = []
+    for place, c in enumerate(device.candidates, start=1):
+        cells = (
+            str(place), c.id, f"{100 * c.recorded_accuracy:.2f} %", f"{c.ms:.3f}", short_count(c.macs),
+            short_count(c.params), c.origin, c.architecture,
+        )  # fmt: skip
+        rows.append(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>")
+    columns = ("", "id", "recorded accuracy", f"{device.ms_is} ms", "MACs", "parameters", "origin", "architecture")
+    note = f"{_budget(device)}; {device.ms_is} latencies from {device.source}, SHA-256 {device.source_sha256[:12]}."
+    return (
+        f'<h2>{html.escape(device.device)}</h2><p class="note">{html.escape(note)}</p>'
+        f"{_figure(number, device, trials)}<h3>Front, numbered as in the figure</h3>{_table(columns, rows)}"
     )
+
+
+def _headings(front: Front | RecordedFront) -> tuple[str, str]:
+    """Return the title of the page and what stands below it."""
+    shape = " x ".join(str(size) for size in front.input_shape)
+    if isinstance(front, Front):
+        lead = f"Data {front.data}, {len(front.classes)} classes, input {shape}."
+        return (
+            f"Front of {front.space} on {Path(front.data).name or front.data}",
+            f"{lead} Every number is measured, or labelled predicted.",
+        )
+    return (
+        f"Front of {front.space} by recorded tables",
+        f"Accuracies recorded in {front.source}, SHA-256 {front.source_sha256[:12]}; nothing was trained or measured "
+        f"here. MACs and parameters are those at {front.classes} classes, input {shape}.",
+    )
+
+
+def _sections(front: Front | RecordedFront, trials: dict[str, pd.DataFrame]) -> Iterator[str]:
+    devices: Sequence[DeviceFront | RecordedDevice] = front.devices
+    for number, device in enumerate(devices, start=1):
+        if isinstance(device, RecordedDevice):
+            yield _recorded_device(number, device, trials[device.device])
+        else:
+            yield _device(number, device, trials[device.device])
+
+
+def _page(front: Front | RecordedFront, trials: dict[str, pd.DataFrame], run: dict[str, Any]) -> str:
+    title, lead = map(html.escape, _headings(front))
+    devices = "".join(_sections(front, trials))
     quality = "".join(_card(section, values) for section, values in run["report"].items())
     stages = {name: f"{seconds:,.1f} s" for name, seconds in run["stages"].items()}
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body><main>"
-        f'<h1>{title}</h1><p class="lead">{lead} Every number is measured, or labelled predicted.</p>'
+        f'<h1>{title}</h1><p class="lead">{lead}</p>'
         f'{devices}<h2>Quality</h2><div class="cards">{quality}</div>'
         f"<footer><h2>How it was made</h2><p>Command: <code>{html.escape(run['command'])}</code></p>"
         f'<div class="cards">{_card("Stages", stages)}'
@@ -155,7 +199,9 @@ def _page(front: Front, trials: dict[str, pd.DataFrame], run: dict[str, Any]) ->
     )
 
 
-def write_report(folder: Path, front: Front, trials: dict[str, pd.DataFrame], run: dict[str, Any]) -> Path:
+def write_report(
+    folder: Path, front: Front | RecordedFront, trials: dict[str, pd.DataFrame], run: dict[str, Any]
+) -> Path:
     """Write ``front.html`` and, for the first device and each other, ``front.png`` and ``front-<n>.png``.
 
     Args:
@@ -168,7 +214,8 @@ def write_report(folder: Path, front: Front, trials: dict[str, pd.DataFrame], ru
     Returns:
         The path of ``front.html``.
     """
-    for number, device in enumerate(front.devices, start=1):
+    devices: Sequence[DeviceFront | RecordedDevice] = front.devices
+    for number, device in enumerate(devices, start=1):
         name = "front.png" if number == 1 else f"front-{number}.png"
         produce(folder / name, partial(front_png, trials[device.device], device))
     path = folder / "front.html"

@@ -2,13 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from latency.device import Device
-from nas.search.samplers import SamplerKind
+from nas.search.samplers import LEARNED, SamplerKind
 from nas.training.oracle import OracleKind
+from nas.training.recorded import PREFIX, Source
 from search_spaces.block import Shape
 from search_spaces.errors import InputError, unknown
 from search_spaces.fbnet import FBNetSpace
@@ -21,18 +23,21 @@ SPACES: dict[str, type[SearchSpace]] = {"fbnet": FBNetSpace, "fbnetv2": FBNetV2S
 
 
 class SearchConfig(BaseModel):
-    """The settings of ``nas search``. Times are given in epochs or steps, latencies in ms, sizes in px."""
+    """The settings of ``nas search``. Times are given in epochs or steps, latencies in ms, sizes in px.
+
+    ``oracle`` and ``device`` may name recorded tables (see ``Source``); ``data`` is empty then.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: str
+    data: str = ""
     out: Path
     space: str = "fbnet"
     device: tuple[str, ...] = Field(("cpu",), min_length=1)
     budget_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
     trials: int = Field(100, ge=2)
     input: str | None = None
-    oracle: OracleKind = "supernet"
+    oracle: str = "supernet"
     sampler: SamplerKind = "gp"
     seed: int = Field(0, ge=0)
     finalists: int = Field(6, ge=1)
@@ -48,12 +53,29 @@ class SearchConfig(BaseModel):
     def identity(self) -> dict[str, object]:
         """Return what makes this search the search it is; the rest may change when it is resumed."""
         free = {"out", "trials", "finalists", "workers", "ray", "table", "accept_table"}
-        return {**self.model_dump(mode="json", exclude=free), "data": str(_place(self.data))}
+        places = {
+            "data": str(_place(self.data)) if self.data else "",
+            "oracle": _placed(self.oracle),
+            "device": [_placed(device) for device in self.device],
+        }
+        return {**self.model_dump(mode="json", exclude=free), **places}
+
+    @property
+    def recorded(self) -> bool:
+        """Whether a search on recorded tables is meant: nothing is trained or measured."""
+        return is_table(self.oracle)
+
+    @field_validator("oracle")
+    @classmethod
+    def _known_oracle(cls, oracle: str) -> str:
+        if not is_table(oracle) and oracle not in get_args(OracleKind):
+            raise PydanticCustomError("unknown", f"give {', '.join(get_args(OracleKind))} or {PREFIX}FILE#COLUMN")
+        return oracle
 
     @field_validator("device")
     @classmethod
     def _each_once(cls, device: tuple[str, ...]) -> tuple[str, ...]:
-        names = tuple(Device.parse(name).name for name in device)
+        names = tuple(name if is_table(name) else Device.parse(name).name for name in device)
         if len(set(names)) < len(names):
             raise PydanticCustomError("repeated", "each device may be given once")
         return names
@@ -63,15 +85,48 @@ class SearchConfig(BaseModel):
         """Return the configuration.
 
         Raises:
-            InputError: a value is out of range; the flag is named.
+            InputError: a value is out of range, or two do not go together; the flags are named.
         """
         try:
-            return cls.model_validate(values)
+            config = cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
             flag = "--" + str(first["loc"][0]).replace("_", "-")
             text = first["msg"].removeprefix("Value error, ")
             raise InputError(f"{flag}: {text}, got {first['input']!r}") from None
+        config._require_consistent()
+        return config
+
+    def _require_consistent(self) -> None:
+        tables = [device for device in self.device if is_table(device)]
+        if not self.recorded:
+            if tables:
+                raise InputError(f"--device {tables[0]} is recorded: give --oracle {PREFIX}FILE#COLUMN too")
+            if not self.data:
+                raise InputError(f"--data is missing: images to train on, unless --oracle is {PREFIX}FILE#COLUMN")
+            return
+        for flag, given in (("data", self.data), ("input", self.input), ("table", self.table)):
+            if given:
+                raise InputError(f"--{flag} {given}: a search on recorded tables takes none; leave it out")
+        if self.sampler in LEARNED:
+            raise InputError(f"--sampler {self.sampler} trains a supernet, which --oracle {self.oracle} does without")
+        for device in self.device:
+            if device not in tables:
+                raise InputError(
+                    f"--device {device} is measured, --oracle {self.oracle} recorded: give --device "
+                    f"{PREFIX}FILE#COLUMN, or {PREFIX}FILE.json of a table that `nas table` made"
+                )
+        for text in (self.oracle, *tables):
+            Source.parse(text)
+
+
+def is_table(text: str) -> bool:
+    """Tell whether a text names a recorded table."""
+    return text.startswith(PREFIX)
+
+
+def _placed(text: str) -> str:
+    return Source.parse(text).text if is_table(text) else text
 
 
 def _place(data: str) -> Path | str:

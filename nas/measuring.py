@@ -8,6 +8,7 @@ from typing import Protocol
 from latency.build import anchor_models, build_table, drift, extend_table
 from latency.certificate import Certificate, beside
 from latency.device import Device
+from latency.fit import FittedTable
 from latency.host import fingerprint
 from latency.table import LatencyTable
 from nas.config import SearchConfig
@@ -17,7 +18,8 @@ from nas.delivery.measured import Measurement, measure_kept
 from nas.devices import Progress, on_each
 from nas.folder import RunFolder
 from nas.search.record import Evaluated
-from nas.search.study import Target, fastest
+from nas.search.study import fastest
+from nas.search.target import TableTarget, Target
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 
@@ -48,7 +50,7 @@ def names(devices: Iterable[Device]) -> str:
 
 def make_targets(
     config: SearchConfig, folder: RunFolder, console: Console, space: SearchSpace, devices: list[Device]
-) -> list[Target]:
+) -> list[TableTarget]:
     """Return what to search for on each device; tables that are missing are measured.
 
     Raises:
@@ -61,14 +63,20 @@ def make_targets(
         folder.record["report"][_title(table.device)] = {**table.quality.lines(), **table.session.lines()}
         host = "" if not table.session.noisy else " (measured on a noisy host)"
         console.say(f"latency table of {table.device}: {table.quality.text()}{host}")
-        if not table.quality.good and not config.accept_table:
-            raise InputError(
-                f"the latency table of {table.device} is too far off for a search ({table.quality.text()}); measure "
-                "again on a quieter machine, or search all the same with --accept-table"
-            )
-        targets.append(Target(space, table, config.budget_ms))
-        _require_reachable(targets[-1], config.seed)
+        require_good(table, config)
+        target = TableTarget(space, table, config.budget_ms)
+        require_reachable(target, space, target.predict_ms(fastest(space, target.predict_ms, config.seed)))
+        targets.append(target)
     return targets
+
+
+def require_good(table: LatencyTable | FittedTable, config: SearchConfig) -> None:
+    """Raise ``InputError`` if a table is too far off for a search, unless --accept-table takes it."""
+    if not table.quality.good and not config.accept_table:
+        raise InputError(
+            f"the latency table of {table.device} is too far off for a search ({table.quality.text()}); measure "
+            "again on a quieter machine, or search all the same with --accept-table"
+        )
 
 
 def _table(
@@ -88,12 +96,12 @@ def _table(
     return extend_table(own or table, space, device, path, space.distinct_blocks(), progress=progress)
 
 
-def _require_reachable(target: Target, seed: int) -> None:
-    limit = target.predict_ms(fastest(target.space, target.predict_ms, seed))
-    if target.budget_ms is not None and limit > target.budget_ms:
+def require_reachable(target: Target, space: SearchSpace, limit_ms: float) -> None:
+    """Raise ``InputError`` if not even the fastest network of the space, which takes ``limit_ms``, keeps the budget."""
+    if target.budget_ms is not None and limit_ms > target.budget_ms:
         raise InputError(
-            f"--budget-ms {target.budget_ms:g} is below the fastest network of {target.space.name} on "
-            f"{target.table.device}: {limit:.3g} ms predicted"
+            f"--budget-ms {target.budget_ms:g} is below the fastest network of {space.name} on "
+            f"{target.device}: {limit_ms:.3g} ms {target.kind}"
         )
 
 
@@ -105,7 +113,7 @@ def device_fronts(
     folder: RunFolder,
     console: Console,
     devices: list[Device],
-    targets: list[Target],
+    targets: list[TableTarget],
     rated: list[Evaluated],
     trained: list[Trained],
 ) -> tuple[DeviceFront, ...]:
@@ -127,7 +135,7 @@ def device_fronts(
 
 
 def _device_front(
-    folder: RunFolder, console: Console, number: int, devices: list[Device], target: Target, found: Measurement,
+    folder: RunFolder, console: Console, number: int, devices: list[Device], target: TableTarget, found: Measurement,
     rated: list[Evaluated], trained: list[Trained],
 ) -> DeviceFront:  # fmt: skip
     device = devices[number]

@@ -1,9 +1,9 @@
 """A run: the stages in order, each resumed where it was and skipped when its file is valid."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,12 +17,13 @@ from nas.folder import RunFolder
 from nas.measuring import Console, device_fronts, make_targets
 from nas.search.distribution import Probabilities, load, save, summary
 from nas.search.dnas import learn_at_budget, require_layers
-from nas.search.executor import Executor, Work, all_cores, connect_ray, make_executor, one_thread
+from nas.search.executor import Work, all_cores, connect_ray, make_executor, one_thread
 from nas.search.record import Evaluated, evaluated_trials
 from nas.search.samplers import LEARNED, make_sampler
-from nas.search.study import Driver, Target, enqueue, first_candidates, open_study
+from nas.search.study import Driver, enqueue, first_candidates, open_study
+from nas.search.target import TableTarget, Target, metric
 from nas.training.data import Dataset, load_dataset
-from nas.training.oracle import Task, TrainOracle, make_oracle
+from nas.training.oracle import OracleKind, Task, TrainOracle, make_oracle
 from nas.training.report import rank_report
 from nas.training.train import Recipe
 from predictors.features import feature_matrix
@@ -44,6 +45,50 @@ def run_search(config: SearchConfig, folder: RunFolder, console: Console) -> Fro
         RunFailed: a stage could not finish.
     """
     return _Run(config, folder, console).run()
+
+
+def search_study(
+    config: SearchConfig,
+    folder: RunFolder,
+    console: Console,
+    space: SearchSpace,
+    targets: Sequence[Target],
+    factory: Callable[[], Work],
+    *,
+    learned: Probabilities | None = None,
+) -> list[Evaluated]:
+    """Bring the study of a run to its trials, which the works of ``factory`` rate, and return what was rated.
+
+    Raises:
+        InputError: the journal is damaged, or what rates candidates was given wrongly.
+        SearchFailed: several evaluations in a row failed.
+    """
+    study = open_study(folder.journal, [metric(target.kind, target.device) for target in targets])
+    study.sampler = make_sampler(config.sampler, space, targets, config.seed, learned)
+    enqueue(study, first_candidates(space, targets, config.trials, config.seed))
+    with console.progress(f"searching ({config.sampler})") as progress:
+        executor = make_executor(factory, config.workers, config.ray)
+        try:
+            Driver(study, space, targets, executor, config.trials, progress).run()
+        finally:
+            executor.close()
+    rated = evaluated_trials(study, space)
+    _report_predictor(folder, console, space, rated)
+    return rated
+
+
+def _report_predictor(folder: RunFolder, console: Console, space: SearchSpace, rated: list[Evaluated]) -> None:
+    if len(rated) < 10:
+        return
+    X = feature_matrix(space, [t.architecture for t in rated])
+    accuracies = np.array([t.accuracy for t in rated])
+    alone = {
+        "MACs": [float(space.macs(t.architecture)) for t in rated],
+        "parameters": [float(space.params(t.architecture)) for t in rated],
+    }
+    quality = PredictorQuality.of(X, accuracies, alone)
+    folder.record["report"]["accuracy predictor, cross-validated"] = quality.lines()
+    console.say(f"accuracy predictor: {quality.text()}")
 
 
 class _Run:
@@ -74,7 +119,8 @@ class _Run:
             self._check_ranks(task, targets)
         learned = self._learn(task, targets) if self.config.sampler in LEARNED else None
         with self.folder.stage("search"):
-            rated = self._search(task, targets, learned)
+            factory = partial(_rating_work, task, self.config)
+            rated = search_study(self.config, self.folder, self.console, space, targets, factory, learned=learned)
         with self.folder.stage("finalists"):
             trained = self._train_finalists(task, rated)
         with self.folder.stage("front"):
@@ -107,7 +153,7 @@ class _Run:
         with self.console.progress("training the supernet") as progress, all_cores():
             task.train_supernet(progress)
 
-    def _learn(self, task: Task, targets: list[Target]) -> Probabilities:
+    def _learn(self, task: Task, targets: list[TableTarget]) -> Probabilities:
         """Return the distribution that the sampler draws from."""
         path = self.folder.distribution
         checkpoint = path.with_suffix(".safetensors")
@@ -123,7 +169,7 @@ class _Run:
         self.console.say("learned distribution: " + ", ".join(f"{label} {value}" for label, value in lines.items()))
         return learned
 
-    def _check_ranks(self, task: Task, targets: list[Target]) -> None:
+    def _check_ranks(self, task: Task, targets: list[TableTarget]) -> None:
         config, path = self.config, self.folder.path / "ranks.json"
         if config.oracle != "supernet" or config.rank_networks < 2:
             return
@@ -144,7 +190,7 @@ class _Run:
         if not jobs:
             return []
         with self.console.progress(title) as progress:
-            executor = self._executor(factory)
+            executor = make_executor(factory, self.config.workers, self.config.ray)
             try:
                 for job in jobs:
                     executor.submit(job.id, job)
@@ -158,37 +204,6 @@ class _Run:
             finally:
                 executor.close()
         return [values[job.id] for job in jobs]
-
-    def _executor(self, factory: Callable[[], Work]) -> Executor:
-        return make_executor(factory, self.config.workers, self.config.ray)
-
-    def _search(self, task: Task, targets: list[Target], learned: Probabilities | None) -> list[Evaluated]:
-        config = self.config
-        study = open_study(self.folder.journal, config.device)
-        study.sampler = make_sampler(config.sampler, task.space, targets, config.seed, learned)
-        enqueue(study, first_candidates(task.space, targets, config.trials, config.seed))
-        with self.console.progress(f"searching ({config.sampler})") as progress:
-            executor = self._executor(partial(_rating_work, task, config))
-            try:
-                Driver(study, task.space, targets, executor, config.trials, progress).run()
-            finally:
-                executor.close()
-        rated = evaluated_trials(study, task.space)
-        self._report_predictor(task.space, rated)
-        return rated
-
-    def _report_predictor(self, space: SearchSpace, rated: list[Evaluated]) -> None:
-        if len(rated) < 10:
-            return
-        X = feature_matrix(space, [t.architecture for t in rated])
-        accuracies = np.array([t.accuracy for t in rated])
-        alone = {
-            "MACs": [float(space.macs(t.architecture)) for t in rated],
-            "parameters": [float(space.params(t.architecture)) for t in rated],
-        }
-        quality = PredictorQuality.of(X, accuracies, alone)
-        self.folder.record["report"]["accuracy predictor, cross-validated"] = quality.lines()
-        self.console.say(f"accuracy predictor: {quality.text()}")
 
     def _train_finalists(self, task: Task, rated: list[Evaluated]) -> list[Trained]:
         config = self.config
@@ -207,7 +222,7 @@ class _Run:
         done = [finished(path, architecture) for architecture in chosen.values()]
         return [trained for trained in done if trained is not None]
 
-    def _front(self, task: Task, targets: list[Target], rated: list[Evaluated], trained: list[Trained]) -> Front:
+    def _front(self, task: Task, targets: list[TableTarget], rated: list[Evaluated], trained: list[Trained]) -> Front:
         data = task.dataset
         front = Front(
             space=task.space.name, input_shape=data.input_shape, data=self.config.data, data_digest=data.digest,
@@ -226,7 +241,7 @@ def _spread(space: SearchSpace, target: Target, count: int, seed: int) -> list[A
 
 
 def _rating_work(task: Task, config: SearchConfig) -> Work:
-    return make_oracle(config.oracle, task, config.proxy_epochs).rate
+    return make_oracle(cast(OracleKind, config.oracle), task, config.proxy_epochs).rate
 
 
 def _scratch_work(task: Task, config: SearchConfig) -> Work:

@@ -29,7 +29,9 @@ def features(space: SearchSpace, architecture: Architecture) -> list[float]:
 
 def feature_matrix(space: SearchSpace, architectures: Sequence[Architecture]) -> NDArray:
     """Return one row of ``features`` per architecture."""
-    return np.array([features(space, architecture) for architecture in architectures], float)
+    networks = [space.canonical(architecture) for architecture in architectures]
+    rows = {network: features(space, network) for network in dict.fromkeys(networks)}
+    return np.array([rows[network] for network in networks], float)
 
 
 def grid_features(grid: Grid, rows: NDArray) -> NDArray:

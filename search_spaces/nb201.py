@@ -191,6 +191,10 @@ class NB201Space(SearchSpace):
             raise InputError(f"architecture {text!r} does not have the form {form}")
         return super().as_written(",".join(found.groups()))
 
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """Return the first cell, in the order of the operations, that computes the same."""
+        return _architecture(_canonical_cells()[_cell(architecture)])
+
     def pruned(self, architecture: Architecture) -> Architecture:
         """Return the architecture without edges to nodes from which no path leads to the cell's output."""
         cell = _cell(architecture)
@@ -204,7 +208,7 @@ class NB201Space(SearchSpace):
     def blocks(self, architecture: Architecture) -> list[Block]:
         """Lower to stem, six blocks per cell, residual blocks and classifier."""
         if self._recorded:
-            architecture = _architecture(_canonical_cells()[_cell(architecture)])
+            architecture = self.canonical(architecture)
         chosen = {"": "", **dict(architecture.decisions)}
         return [alternatives[chosen[edge]] for edge, alternatives in self._positions]
 
@@ -223,7 +227,7 @@ class NB201Space(SearchSpace):
         pool; convolutions on the deepest and the shallowest path and on average, 3x3 ones on the deepest, edges on
         the longest.
         """
-        cell = _canonical_cells()[_cell(architecture)]
+        cell = _cell(self.canonical(architecture))
         paths = [path for path in ([cell[i] for i in edges] for edges in _PATHS) if NONE not in path]
         depths = [sum(operation in (CONV1, CONV3) for operation in path) for path in paths] or [-1]
         return [
@@ -242,7 +246,7 @@ class NB201Space(SearchSpace):
 
     def graph(self, architecture: Architecture) -> Graph:
         """Return the canonical cell: its input, an operation per edge that runs, and its output."""
-        cell = _canonical_cells()[_cell(architecture)]
+        cell = _cell(self.canonical(architecture))
         running = [(edge, operation) for edge, operation in zip(EDGES, cell, strict=True) if operation != NONE]
         # An operation feeds those that begin where it ends; numbers start after the input's.
         ends = [0, *(target for (_, target), _ in running)]

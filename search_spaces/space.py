@@ -148,6 +148,10 @@ class SearchSpace(ABC):
         """Return the space whose architectures are what tables of others list: networks as they are written."""
         return self
 
+    def canonical(self, architecture: Architecture) -> Architecture:
+        """Return the canonical architecture of an equal network: in all but a recorded space, the same."""
+        return architecture
+
     def pruned(self, architecture: Architecture) -> Architecture:
         """Return an architecture that is as written without the parts whose result nothing uses.
 

@@ -17,7 +17,8 @@ from latency.table import BlockLatency, LatencyTable, NetworkLatency, Quality, S
 from nas.search.distribution import decisions_of, uniform
 from nas.search.executor import InProcess, Work
 from nas.search.samplers import LEARNED, SamplerKind, make_sampler
-from nas.search.study import Driver, Target, enqueue, first_candidates, open_study
+from nas.search.study import Driver, enqueue, first_candidates, open_study
+from nas.search.target import TableTarget
 from nas.training.oracle import Task
 from nas.training.train import Recipe
 from search_spaces.architecture import Architecture
@@ -149,8 +150,8 @@ def run_study(
     factory: Callable[[], Work] = lambda: made_up_accuracy,
 ) -> list[Told]:
     """Open or create the study in ``journal``, bring it to ``trials`` trials and return what it holds."""
-    targets = [Target(space, made_up_table(space), budget_ms)]
-    study = open_study(journal, ["cpu"])
+    targets = [TableTarget(space, made_up_table(space), budget_ms)]
+    study = open_study(journal, ["predicted_ms cpu"])
     learned = uniform(decisions_of(space)) if kind in LEARNED else None
     study.sampler = make_sampler(kind, space, targets, seed, learned)
     enqueue(study, first_candidates(space, targets, trials, seed))
@@ -160,7 +161,7 @@ def run_study(
 
 def told(journal: Path) -> list[Told]:
     """Return what the study in ``journal`` holds: number, state, parameters, values, user attributes."""
-    return _told(open_study(journal, ["cpu"]))
+    return _told(open_study(journal, ["predicted_ms cpu"]))
 
 
 def _told(study: Study) -> list[Told]:

@@ -58,7 +58,10 @@ Input = Annotated[
 ]
 Shape = Annotated[str | None, typer.Option("--input", metavar="CxHxW", help="Input shape, as in 3x32x32.")]
 Classes = Annotated[int, typer.Option("--classes", min=2, help="Number of classes.")]
-Device = Annotated[list[str], typer.Option("--device", help="Target device; see `nas devices`.")]
+Device = Annotated[
+    list[str],
+    typer.Option("--device", help="Target device; see `nas devices`. Recorded: table:FILE#COLUMN or table:FILE.json."),
+]
 AnyDevice = Annotated[list[str] | None, typer.Option("--device", help="A device; may be given several times.")]
 OneDevice = Annotated[str, typer.Option("--device", help="Target device; see `nas devices`.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random choice.")]
@@ -66,7 +69,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object per l
 Data = Annotated[
     str,
     typer.Option(
-        "--data", metavar="PATH",
+        "--data", metavar="PATH", show_default=False,
         help="digits (bundled), a folder of images, a folder of parquet files, or an .npz file.",
     ),
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from nas.delivery.front import Front
+from nas.delivery.front import DeviceFront, Front, RecordedDevice, RecordedFront
 from nas.devices import Progress as Report
 
 _LOG_WIDTH = None if sys.stdout.isatty() else 120
@@ -47,30 +47,50 @@ class Terminal:
             yield lambda done, total: bars.update(bar, completed=done, total=total)
 
 
-def show_front(front: Front) -> None:
-    """Print each device's front as a table; what is predicted and what was measured is said in the heads."""
-    columns = ["id", "val. %", "test %", "pred. ms", "meas. ms", "90 % interval", "MMACs", "origin"]
+def show_front(front: Front | RecordedFront) -> None:
+    """Print each device's front as a table; the heads say what is predicted, what measured and what recorded."""
     for device in front.devices:
-        rows = [
-            [
-                c.id, f"{100 * c.val_accuracy:.2f}", f"{100 * c.test_accuracy:.2f}",
-                f"{c.predicted_ms:.3g}{' ' if c.accurate_prediction else '!'}",
-                f"{c.measured_ms:.3g}", f"{c.measured_ms_low:.3g}-{c.measured_ms_high:.3g}",
-                f"{c.macs / 1e6:.3g}", c.origin,
-            ]
-            for c in device.candidates
-        ]  # fmt: skip
-        budget = f", budget {device.budget_ms:g} ms" if device.budget_ms is not None else ""
-        Terminal().table(f"Front on {device.device}{budget}", columns, rows)
-        if not all(c.accurate_prediction for c in device.candidates):
-            console.print(
-                f"! more than 5 % from what was measured; the device is now at {device.drift:.3f} x the latency of "
-                "when its table was built",
-                markup=False,
-            )
-        for rejected in device.rejected:
-            console.print(
-                f"not on the front: {rejected.id} ({rejected.origin}, {100 * rejected.val_accuracy:.2f} %, "
-                f"{rejected.measured_ms:.3g} ms measured): {rejected.reason}",
-                markup=False,
-            )
+        if isinstance(device, RecordedDevice):
+            _show_recorded(device)
+        else:
+            _show_measured(device)
+
+
+def _title(device: DeviceFront | RecordedDevice) -> str:
+    budget = f", budget {device.budget_ms:g} ms" if device.budget_ms is not None else ""
+    return f"Front on {device.device}{budget}"
+
+
+def _show_measured(device: DeviceFront) -> None:
+    columns = ["id", "val. %", "test %", "pred. ms", "meas. ms", "90 % interval", "MMACs", "origin"]
+    rows = [
+        [
+            c.id, f"{100 * c.val_accuracy:.2f}", f"{100 * c.test_accuracy:.2f}",
+            f"{c.predicted_ms:.3g}{' ' if c.accurate_prediction else '!'}",
+            f"{c.measured_ms:.3g}", f"{c.measured_ms_low:.3g}-{c.measured_ms_high:.3g}",
+            f"{c.macs / 1e6:.3g}", c.origin,
+        ]
+        for c in device.candidates
+    ]  # fmt: skip
+    Terminal().table(_title(device), columns, rows)
+    if not all(c.accurate_prediction for c in device.candidates):
+        console.print(
+            f"! more than 5 % from what was measured; the device is now at {device.drift:.3f} x the latency of "
+            "when its table was built",
+            markup=False,
+        )
+    for rejected in device.rejected:
+        console.print(
+            f"not on the front: {rejected.id} ({rejected.origin}, {100 * rejected.val_accuracy:.2f} %, "
+            f"{rejected.measured_ms:.3g} ms measured): {rejected.reason}",
+            markup=False,
+        )
+
+
+def _show_recorded(device: RecordedDevice) -> None:
+    columns = ["id", "recorded %", f"{device.ms_is} ms", "MMACs", "origin"]
+    rows = [
+        [c.id, f"{100 * c.recorded_accuracy:.2f}", f"{c.ms:.3g}", f"{c.macs / 1e6:.3g}", c.origin]
+        for c in device.candidates
+    ]
+    Terminal().table(_title(device), columns, rows)

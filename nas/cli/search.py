@@ -11,13 +11,13 @@ import typer
 from nas.cli.app import Config, Data, Device, Input, Json, Seed, Space, app
 from nas.cli.console import Terminal, console, show_front
 from nas.config import SearchConfig
-from nas.delivery.front import Front
+from nas.delivery.front import Front, RecordedFront, load_front
 from nas.folder import open_folder, read_record
+from nas.replay import run_replay
 from nas.run import run_search
 from nas.search.record import trials_table
 from nas.search.samplers import SamplerKind
 from nas.search.study import STUDY_NAME, read_study
-from nas.training.oracle import OracleKind
 
 _DEFAULT = {name: field.default for name, field in SearchConfig.model_fields.items()}
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that --out named.")]
@@ -26,24 +26,30 @@ RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that --o
 def _write_report(folder: Path, record: dict[str, Any]) -> Path:
     from dashboards.report import write_report  # figures take a second to import, and most commands show none
 
-    front = Front.load(folder)
+    front = load_front(folder)
     study = read_study(folder / "study.journal")
-    trials = {device.device: trials_table(study, device.device) for device in front.devices}
+    trials = {device.device: trials_table(study, device.metric) for device in front.devices}
     run = {**record, "command": record["commands"][-1]}
     return write_report(folder, front, trials, run)
 
 
 @app.command(epilog="Example:  nas search --data digits --budget-ms 0.2 --trials 60 --out runs/digits")
 def search(
-    data: Data,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of this run; resumes what it holds.")],
+    data: Data = _DEFAULT["data"],
     config: Config = None,
     space: Space = _DEFAULT["space"],
     device: Device = ["cpu"],  # noqa: B006  (Typer copies it)
     budget_ms: Annotated[float | None, typer.Option(help="Slowest network of interest, in ms.")] = None,
     trials: Annotated[int, typer.Option(help="Candidates to consider.")] = _DEFAULT["trials"],
     input: Input = None,
-    oracle: Annotated[OracleKind, typer.Option(help="How candidates are rated.")] = _DEFAULT["oracle"],
+    oracle: Annotated[
+        str,
+        typer.Option(
+            metavar="ORACLE",
+            help="How candidates are rated: supernet, train, or table:FILE#COLUMN, which has recorded accuracies.",
+        ),
+    ] = _DEFAULT["oracle"],
     sampler: Annotated[SamplerKind, typer.Option(help="How candidates are proposed.")] = _DEFAULT["sampler"],
     seed: Seed = _DEFAULT["seed"],
     finalists: Annotated[
@@ -68,12 +74,18 @@ def search(
 
     Measures the space's blocks on each device, trains a supernet, searches, trains the finalists to the end and
     leaves their Pareto front in --out as ONNX files with measured latency, tables and plots.
+
+    With --oracle table:FILE#COLUMN and --device table:FILE#COLUMN it searches among recorded numbers, in seconds:
+    nothing is trained, measured or exported, and --data is left out. FILE is a CSV file (.gz or not) with a column
+    architecture or arch; a device's may have idx instead, joined with the oracle's. --device table:FILE.json takes a
+    table of `nas table`.
     """
     values = {name: value for name, value in locals().items() if name != "config"}
     checked = SearchConfig.checked(**values)
     command = shlex.join(["nas", *sys.argv[1:]])
     with open_folder(checked, command) as folder:
-        front = run_search(checked, folder, Terminal())
+        run = run_replay if checked.recorded else run_search
+        front: Front | RecordedFront = run(checked, folder, Terminal())
         folder.save()
         report = _write_report(folder.path, folder.record)
     show_front(front)
@@ -85,8 +97,9 @@ def search(
 @app.command(epilog="Example:  nas front runs/first --json")
 def front(run: RunDir, json: Json = False, config: Config = None) -> None:
     """Show the front of a finished run and write its report anew."""
-    found = Front.load(run)
-    found.require_files(run)
+    found = load_front(run)
+    if isinstance(found, Front):
+        found.require_files(run)
     if json:
         for row in found.table().to_dict("records"):
             console.print_json(data=row, indent=None)
@@ -110,8 +123,8 @@ def dashboard(
     figures = {}
     if (run / "front.json").exists():
         study = read_study(run / "study.journal")
-        for device in Front.load(run).devices:
-            figures[device.device] = front_figure(trials_table(study, device.device), device)
+        for device in load_front(run).devices:
+            figures[device.device] = front_figure(trials_table(study, device.metric), device)
 
     def ready(url: str) -> None:
         console.print(f"Optuna Dashboard: {url}  (Ctrl-C ends it)", markup=False)

@@ -1,17 +1,20 @@
-"""The front on disk: the verified, feasible, non-dominated candidates of each device."""
+"""The front on disk: the feasible, non-dominated candidates of each device, verified or from recorded tables."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from latency.certificate import Certificate
-from latency.files import read_sealed, sha256, write_sealed, write_text
+from latency.files import kind_of, read_sealed, sha256, write_sealed, write_text
 from nas.search.pareto import non_dominated
+from nas.search.record import Evaluated
+from nas.search.target import Kind, metric
 from search_spaces.errors import InputError
+from search_spaces.space import SearchSpace
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class Candidate(BaseModel):
@@ -73,18 +76,55 @@ class DeviceFront(BaseModel):
     candidates: tuple[Candidate, ...]
     rejected: tuple[Rejected, ...]
 
+    @property
+    def metric(self) -> str:
+        """The name of this device's latency in the study."""
+        return metric("predicted", self.device)
 
-class Front(BaseModel):
-    """All fronts of a run."""
+
+class RecordedCandidate(BaseModel):
+    """A network as the tables have it: its recorded accuracy in [0, 1], and its latency (ms), ``ms_is`` says how known.
+
+    ``macs`` and ``params`` are counted here.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    id: str
+    architecture: str
+    origin: str
+    recorded_accuracy: float
+    ms: float
+    ms_is: Kind
+    macs: int
+    params: int
+
+
+class RecordedDevice(BaseModel):
+    """The front of one device by recorded tables: ``candidates`` by rising latency.
+
+    ``source`` is the table that latencies are from and ``source_sha256`` the digest of its file.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    space: str
-    input_shape: tuple[int, int, int]
-    data: str
-    data_digest: str
-    classes: tuple[str, ...]
-    devices: tuple[DeviceFront, ...]
+    device: str
+    source: str
+    source_sha256: str
+    ms_is: Kind
+    budget_ms: float | None
+    candidates: tuple[RecordedCandidate, ...]
+
+    @property
+    def metric(self) -> str:
+        """The name of this device's latency in the study."""
+        return metric(self.ms_is, self.device)
+
+
+class _Saved(BaseModel):
+    """What ``front.json`` holds; ``kind`` tells which of the two it is."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     def save(self, folder: Path) -> None:
         """Write ``front.json`` and ``front.csv`` into ``folder``."""
@@ -92,11 +132,11 @@ class Front(BaseModel):
         write_text(folder / "front.csv", self.table().to_csv(index=False))
 
     @classmethod
-    def load(cls, folder: Path) -> "Front":
+    def load(cls, folder: Path) -> Self:
         """Read ``front.json`` of ``folder``.
 
         Raises:
-            InputError: the file is missing, damaged or of another schema version.
+            InputError: the file is missing, damaged, of another kind or of another schema version.
         """
         path = folder / "front.json"
         if not path.exists():
@@ -106,6 +146,22 @@ class Front(BaseModel):
             return cls.model_validate(body)
         except ValidationError as error:
             raise InputError(f"front {path} is damaged: {error.errors()[0]['msg']}") from None
+
+    def table(self) -> pd.DataFrame:
+        """Return one row per network, with its ``device`` and ``status``."""
+        raise NotImplementedError
+
+
+class Front(_Saved):
+    """All fronts of a run."""
+
+    kind: Literal["measured"] = "measured"
+    space: str
+    input_shape: tuple[int, int, int]
+    data: str
+    data_digest: str
+    classes: tuple[str, ...]
+    devices: tuple[DeviceFront, ...]
 
     def require_files(self, folder: Path) -> None:
         """Raise ``InputError`` unless every network of ``folder`` is the file that was checked and measured."""
@@ -128,6 +184,56 @@ class Front(BaseModel):
                 rows.append({"device": device.device, "status": values.pop("reason"), **values})
         columns = ["device", "status", *Candidate.model_fields]
         return pd.DataFrame(rows, columns=columns)
+
+
+class RecordedFront(_Saved):
+    """All fronts of a search on recorded tables: nothing was trained, measured or delivered.
+
+    ``source`` is the table that accuracies are from and ``source_sha256`` the digest of its file; MACs and parameters
+    are those at ``input_shape`` and ``classes``.
+    """
+
+    kind: Literal["recorded"] = "recorded"
+    space: str
+    input_shape: tuple[int, int, int]
+    classes: int
+    source: str
+    source_sha256: str
+    devices: tuple[RecordedDevice, ...]
+
+    def table(self) -> pd.DataFrame:
+        """Return every network of the fronts as a row, with its ``device`` and ``status`` (``front``)."""
+        rows = [
+            {"device": device.device, "status": "front", **candidate.model_dump()}
+            for device in self.devices
+            for candidate in device.candidates
+        ]
+        return pd.DataFrame(rows, columns=["device", "status", *RecordedCandidate.model_fields])
+
+
+def load_front(folder: Path) -> Front | RecordedFront:
+    """Read ``front.json`` of ``folder``, of either kind.
+
+    Raises:
+        InputError: the file is missing, damaged or of another schema version.
+    """
+    return RecordedFront.load(folder) if kind_of(folder / "front.json") == "recorded" else Front.load(folder)
+
+
+def recorded_candidates(
+    space: SearchSpace, rated: list[Evaluated], kind: Kind, number: int
+) -> tuple[RecordedCandidate, ...]:
+    """Return what nothing ``rated`` beats on device ``number`` of the study, by rising latency."""
+    keep = non_dominated([(trial.accuracy, trial.ms[number]) for trial in rated])
+    front = [trial for trial, kept in zip(rated, keep, strict=True) if kept]
+    return tuple(
+        RecordedCandidate(
+            id=trial.architecture.id, architecture=trial.architecture.text, origin=trial.origin,
+            recorded_accuracy=trial.accuracy, ms=trial.ms[number], ms_is=kind,
+            macs=space.macs(trial.architecture), params=space.params(trial.architecture),
+        )
+        for trial in sorted(front, key=lambda trial: trial.ms[number])
+    )  # fmt: skip
 
 
 def select(finalists: list[Candidate], budget_ms: float | None) -> tuple[tuple[Candidate, ...], tuple[Rejected, ...]]:

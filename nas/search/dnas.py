@@ -27,7 +27,7 @@ from nas.search.distribution import (
     multiplier,
     probabilities_of,
 )
-from nas.search.study import Target
+from nas.search.target import TableTarget
 from nas.training.data import Dataset, Split, batches, parted
 from nas.training.oracle import Task
 from nas.training.supernet import Supernet
@@ -182,7 +182,7 @@ def learn(
 
 
 def learn_at_budget(
-    task: Task, targets: Sequence[Target], estimator: Estimator, checkpoint: Path, progress: Progress
+    task: Task, targets: Sequence[TableTarget], estimator: Estimator, checkpoint: Path, progress: Progress
 ) -> Probabilities:
     """Learn the distribution of a run, with half of the supernet's epochs, at the budget of the tightest device.
 

@@ -62,8 +62,8 @@ def all_cores() -> Iterator[None]:
 def _attempt(work: Work, key: Hashable, job: Any) -> Outcome:
     try:
         return Outcome(key, work(job))
-    except OSError:
-        raise  # a full disk is no fault of the candidate
+    except (OSError, InputError):
+        raise  # a full disk or a table with gaps is no fault of the candidate
     except Exception as error:
         return Outcome(key, error=f"{type(error).__name__}: {error}")
 

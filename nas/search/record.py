@@ -13,7 +13,7 @@ from search_spaces.space import SearchSpace, replay
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A candidate that the oracle has rated: accuracy in [0, 1], predicted latency (ms) per device."""
+    """A candidate that the oracle has rated: accuracy in [0, 1], known latency (ms) per device."""
 
     number: int
     architecture: Architecture
@@ -23,23 +23,18 @@ class Evaluated:
 
 
 def describe(
-    trial: Trial, space: SearchSpace, architecture: Architecture, devices: Sequence[str], ms: Sequence[float]
+    trial: Trial, space: SearchSpace, architecture: Architecture, latencies: Sequence[str], ms: Sequence[float]
 ) -> None:
-    """Write what is known of a candidate before it is evaluated; latencies are the tables' predictions (ms)."""
+    """Write what is known of a candidate before it is evaluated; ``ms`` are its ``latencies``, by name."""
     known = {
         "architecture": architecture.text,
         "id": architecture.id,
         "macs": space.macs(architecture),
         "params": space.params(architecture),
-        **{f"predicted_ms {device}": value for device, value in zip(devices, ms, strict=True)},
+        **dict(zip(latencies, ms, strict=True)),
     }
     for name, value in known.items():
         trial.set_user_attr(name, value)
-
-
-def _ms(trial: FrozenTrial) -> tuple[float, ...]:
-    attrs = trial.user_attrs.items()
-    return tuple(value for name, value in attrs if name.startswith("predicted_ms "))
 
 
 def origin(trial: FrozenTrial) -> str:
@@ -73,8 +68,8 @@ def pending_ids(study: Study, number: int) -> set[str]:
     return {t.user_attrs["id"] for t in running if t.number < number and "id" in t.user_attrs}
 
 
-def trials_table(study: Study, device: str) -> pd.DataFrame:
-    """Return one row per finished trial, with the predicted latency (ms) on ``device``; NaN where not rated."""
+def trials_table(study: Study, latency: str) -> pd.DataFrame:
+    """Return one row per finished trial; ``ms`` is the ``latency`` of that name, accuracy NaN where not rated."""
     rows = []
     for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         attrs = trial.user_attrs
@@ -86,9 +81,9 @@ def trials_table(study: Study, device: str) -> pd.DataFrame:
             "evaluated": attrs["evaluated"],
             "feasible": attrs["feasible"],
             "accuracy": trial.values[0] if attrs["evaluated"] else float("nan"),
-            "predicted_ms": attrs[f"predicted_ms {device}"],
+            "ms": attrs[latency],
             "macs": attrs["macs"],
             "params": attrs["params"],
         })  # fmt: skip
-    columns = ["trial", "id", "architecture", "origin", "evaluated", "feasible", "accuracy", "predicted_ms"]
+    columns = ["trial", "id", "architecture", "origin", "evaluated", "feasible", "accuracy", "ms"]
     return pd.DataFrame(rows, columns=[*columns, "macs", "params"])

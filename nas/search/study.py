@@ -7,19 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study, StudyDirection
 from optuna.trial import Trial, TrialState
 
-from latency.table import LatencyTable
 from nas.search.executor import Executor
 from nas.search.record import describe, evaluated_trials
+from nas.search.target import Target, metric
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
-from search_spaces.grid import Grid
 from search_spaces.space import SearchSpace, sample_spread
 
 STUDY_NAME = "search"
@@ -31,25 +29,10 @@ class SearchFailed(RuntimeError):
     """The oracle failed several times in a row."""
 
 
-@dataclass(frozen=True)
-class Target:
-    """A device to search for: its table predicts latency, its budget (ms, None for none) decides feasibility."""
-
-    space: SearchSpace
-    table: LatencyTable
-    budget_ms: float | None
-
-    def predict_ms(self, architecture: Architecture) -> float:
-        """Return the predicted latency (ms)."""
-        return self.table.predict_ms(self.space.blocks(architecture))
-
-    def predict_grid_ms(self, grid: Grid, rows: NDArray) -> NDArray:
-        """Return the predicted latency (ms) of each row of a grid."""
-        return self.table.predict_grid_ms(grid, rows)
-
-
-def open_study(journal: Path, devices: Sequence[str]) -> Study:
+def open_study(journal: Path, latencies: Sequence[str]) -> Study:
     """Open the study in ``journal``, or create it: accuracy is maximised, each device's latency minimised.
+
+    ``latencies`` name the latencies (see ``target.metric``).
 
     The caller must be the journal's only writer. What a killed writer left behind is mended: a lock, and a
     last line that was cut off.
@@ -69,14 +52,14 @@ def open_study(journal: Path, devices: Sequence[str]) -> Study:
         study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(journal))),
             study_name=STUDY_NAME,
-            directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE for _ in devices]],
+            directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE for _ in latencies]],
             load_if_exists=True,
         )
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{journal} is damaged; delete it to search anew") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        study.set_metric_names(["accuracy", *[f"predicted_ms {device}" for device in devices]])
+        study.set_metric_names(["accuracy", *latencies])
     return study
 
 
@@ -162,7 +145,7 @@ def enqueue(study: Study, candidates: Sequence[tuple[Architecture, str]]) -> Non
 class Driver:
     """Runs a study: the only one who asks and tells.
 
-    Every trial is recorded with its architecture and predicted latencies before it is evaluated. A
+    Every trial is recorded with its architecture and known latencies before it is evaluated. A
     candidate over a budget is told at once, infeasible and never evaluated; its accuracy is stored as 0 because
     Optuna needs a value, and ``evaluated`` says that it is none. An architecture that was rated before
     keeps its rating. Trials that a killed run left unfinished are finished first.
@@ -208,13 +191,12 @@ class Driver:
     def _start(self, trial: Trial) -> None:
         architecture = self.space.decide(lambda name, options: str(trial.suggest_categorical(name, options)))
         ms = [target.predict_ms(architecture) for target in self.targets]
-        devices = [target.table.device for target in self.targets]
-        describe(trial, self.space, architecture, devices, ms)
+        describe(trial, self.space, architecture, [metric(t.kind, t.device) for t in self.targets], ms)
         feasible = True
         for target, value in zip(self.targets, ms, strict=True):
             if target.budget_ms is not None:
                 feasible &= value <= target.budget_ms
-                constraint = f"budget {target.table.device}"
+                constraint = f"budget {target.device}"
                 if constraint not in trial.constraints:  # a resumed trial may have it
                     trial.set_constraint(constraint, value - target.budget_ms)
         trial.set_user_attr("feasible", feasible)

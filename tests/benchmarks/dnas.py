@@ -21,7 +21,8 @@ from latency.device import Device
 from latency.measure import Measured, Protocol, measure
 from latency.models import network_models
 from nas.search.distribution import additive_costs, draw, most_probable
-from nas.search.study import Target, fastest
+from nas.search.study import fastest
+from nas.search.target import TableTarget
 from nas.training.data import Split, load_dataset
 from nas.training.oracle import SupernetOracle, Task
 from nas.training.train import Recipe
@@ -39,7 +40,7 @@ WAYS: dict[str, tuple[dnas.Estimator, int]] = {
 }
 
 
-def feasible(draws: Iterable[Architecture], target: Target, least_ms: float = 0.0) -> list[Architecture]:
+def feasible(draws: Iterable[Architecture], target: TableTarget, least_ms: float = 0.0) -> list[Architecture]:
     """Return the first distinct architectures between ``least_ms`` and the budget."""
     found: dict[str, Architecture] = {}
     assert target.budget_ms is not None
@@ -94,13 +95,13 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     spread = f"{np.mean(uniform):.3f} +- {np.std(uniform):.3f}"
     print(f"supernet: {epochs} epochs, {seconds:.0f} CPU-s, 32 uniform paths {spread}", flush=True)
 
-    lowest = Target(space, table, None).predict_ms(fastest(space, Target(space, table, None).predict_ms, 0))
-    middle = np.mean([Target(space, table, None).predict_ms(sample(space, rng)) for _ in range(200)])
+    lowest = TableTarget(space, table, None).predict_ms(fastest(space, TableTarget(space, table, None).predict_ms, 0))
+    middle = np.mean([TableTarget(space, table, None).predict_ms(sample(space, rng)) for _ in range(200)])
     derived: list[tuple[str, float, Architecture, float]] = []
     titles = ("way", "ms/step", "draws ms", "mean acc.", "derived acc.", "pred. ms")
     print("budget ms  {:30} {:>8} {:>15} {:>9} {:>12} {:>9}".format(*titles))
     for fraction in FRACTIONS:
-        target = Target(space, table, lowest + fraction * 2 * (middle - lowest))
+        target = TableTarget(space, table, lowest + fraction * 2 * (middle - lowest))
         costs = additive_costs(space, target.predict_ms, 0)
         for way in ("random", *WAYS):
             each, drawn = 0.0, ""

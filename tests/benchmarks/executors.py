@@ -15,7 +15,8 @@ from latency.measure import Protocol
 from latency.table import LatencyTable
 from nas.search.executor import Executor, InProcess, RayWorkers, Work
 from nas.search.samplers import SamplerKind, make_sampler
-from nas.search.study import Driver, Target, open_study
+from nas.search.study import Driver, open_study
+from nas.search.target import TableTarget
 from search_spaces.fbnet import FBNetSpace
 
 SPACE = FBNetSpace((3, 28, 28), 10)
@@ -30,7 +31,7 @@ def milliseconds(
     table: LatencyTable, sampler: SamplerKind, make: Callable[[], Executor], trials: int
 ) -> tuple[float, float]:
     """Return the seconds until the first trial is done, and ms per trial from then on."""
-    target = Target(SPACE, table, None)
+    target = TableTarget(SPACE, table, None)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         study = open_study(Path(folder, "study.journal"), ["cpu"])

@@ -50,6 +50,8 @@ def squares(folder: Path) -> Work:
         calls.append(job)
         if job < 0:
             raise ValueError(f"no root of {job}")
+        if job == 999:
+            raise InputError("a table lacks it")
         return job**0.5, len(calls)
 
     return work
@@ -143,6 +145,11 @@ def test_ray_worker_that_dies_is_replaced_and_its_job_repeated(ray_address: str,
     executor.close()
     assert {key: outcome.value for key, outcome in found.items()} == {key: job + 1 for key, job in JOBS.items()}
     assert [path.name for path in tmp_path.iterdir()] == ["died at 3.0"]
+
+
+def test_what_the_user_gave_wrongly_is_no_fault_of_a_candidate(make: MakeExecutor, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a table lacks it"):
+        run_all(make(partial(squares, tmp_path)), {"a": 4.0, "b": 999.0})
 
 
 def test_job_that_always_kills_its_worker_is_an_error(ray_address: str) -> None:

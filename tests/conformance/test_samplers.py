@@ -10,7 +10,8 @@ from optuna.storages.journal import JournalFileBackend
 from toy_space import ToySpace
 
 from nas.search.samplers import SamplerKind
-from nas.search.study import Target, open_study
+from nas.search.study import open_study
+from nas.search.target import TableTarget
 from search_spaces.architecture import Architecture
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.space import SearchSpace
@@ -74,7 +75,7 @@ def test_only_feasible_architectures_are_evaluated_and_each_once(
     journal, rated, _ = undisturbed
     assert len(set(rated)) == len(rated)
     budget_ms = BUDGET_MS[name]
-    target = Target(space, made_up_table(space), budget_ms)
+    target = TableTarget(space, made_up_table(space), budget_ms)
     seen: dict[str, float] = {}
     for trial in open_study(journal, ["cpu"]).trials:
         architecture = space.parse(trial.user_attrs["architecture"])

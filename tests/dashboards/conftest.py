@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas.delivery.front import Candidate, DeviceFront, select
+from nas.delivery.front import Candidate, DeviceFront, RecordedCandidate, RecordedDevice, select
 
 BUDGET_MS = 12.0
 DEVICE = "x86-64 laptop, 4 cores & $HOME <1 thread>"
@@ -40,7 +40,7 @@ def trials() -> pd.DataFrame:
                 "evaluated": evaluated,
                 "feasible": evaluated,
                 "accuracy": _accuracy(predicted_ms) - loss if evaluated else float("nan"),
-                "predicted_ms": predicted_ms,
+                "ms": predicted_ms,
                 "macs": int(predicted_ms * 3.1e7),
                 "params": int(predicted_ms * 4.2e5),
             }
@@ -59,8 +59,8 @@ def _finalist(row: dict, place: int, measured_ms: float, val_accuracy: float) ->
         val_accuracy=val_accuracy,
         test_accuracy=val_accuracy - 0.004,
         float_val_accuracy=val_accuracy,
-        predicted_ms=row["predicted_ms"],
-        accurate_prediction=abs(measured_ms / row["predicted_ms"] - 1) <= 0.05,
+        predicted_ms=row["ms"],
+        accurate_prediction=abs(measured_ms / row["ms"] - 1) <= 0.05,
         measured_ms=measured_ms,
         measured_ms_low=measured_ms - 0.15,
         measured_ms_high=measured_ms + 0.25,
@@ -76,20 +76,37 @@ def _finalist(row: dict, place: int, measured_ms: float, val_accuracy: float) ->
 @pytest.fixture
 def device_front(trials: pd.DataFrame) -> DeviceFront:
     """Six on the front (one of the baseline family), one dominated, one over the budget when measured."""
-    evaluated = trials[trials["accuracy"] > 0.2].sort_values("predicted_ms").reset_index(drop=True)
+    evaluated = trials[trials["accuracy"] > 0.2].sort_values("ms").reset_index(drop=True)
     baselines = evaluated.index[evaluated["origin"] == "baseline"]
     places = [2, 14, int(baselines[3]), 45, 58, 70, 50, len(evaluated) - 1]
     rows = [evaluated.loc[place].to_dict() for place in sorted(places[:6])]
     finalists = [
-        _finalist(row, place, row["predicted_ms"] * 1.04, 0.025 + _accuracy(row["predicted_ms"]))
-        for place, row in enumerate(rows)
+        _finalist(row, place, row["ms"] * 1.04, 0.025 + _accuracy(row["ms"])) for place, row in enumerate(rows)
     ]
     dominated, over = evaluated.loc[places[6]].to_dict(), evaluated.loc[places[7]].to_dict()
-    finalists.append(_finalist(dominated, 6, dominated["predicted_ms"] * 1.1, dominated["accuracy"]))
+    finalists.append(_finalist(dominated, 6, dominated["ms"] * 1.1, dominated["accuracy"]))
     finalists.append(_finalist(over, 7, BUDGET_MS + 0.4, 0.76))
     fingerprint = {"cpu": "AMD EPYC <7B13>", "runtime": "onnxruntime 1.22", "threads": "1"}
     front, rejected = select(finalists, BUDGET_MS)
     return DeviceFront(
         device=DEVICE, fingerprint=fingerprint, budget_ms=BUDGET_MS, drift=1.02, host="a quiet host",
         certificates={}, candidates=front, rejected=rejected,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def recorded_device(trials: pd.DataFrame) -> RecordedDevice:
+    """Five networks of recorded tables, the second of the baseline family."""
+    evaluated = trials[trials["accuracy"] > 0.2].sort_values("accuracy").reset_index(drop=True)
+    rows = [row for _, row in evaluated.iloc[[3, 20, 40, 60, 80]].sort_values("ms").iterrows()]
+    candidates = tuple(
+        RecordedCandidate(
+            id=row["id"], architecture=row["architecture"], origin="baseline" if place == 1 else "search",
+            recorded_accuracy=row["accuracy"], ms=row["ms"], ms_is="recorded", macs=row["macs"], params=row["params"],
+        )
+        for place, row in enumerate(rows)
+    )  # fmt: skip
+    return RecordedDevice(
+        device=DEVICE, source="table:<b>.csv#ms", source_sha256="0" * 64, ms_is="recorded", budget_ms=BUDGET_MS,
+        candidates=candidates,
     )  # fmt: skip

@@ -48,10 +48,10 @@ def test_every_evaluated_trial_is_drawn_once_and_no_other(trials, device_front):
         expected = evaluated[evaluated["origin"] == origin]
         trace = _named(figure, origin)
         assert trace.name.endswith(f"predicted ({len(expected)})")
-        assert list(trace.x) == pytest.approx(expected["predicted_ms"].tolist())
+        assert list(trace.x) == pytest.approx(expected["ms"].tolist())
         assert list(trace.y) == pytest.approx((100 * expected["accuracy"]).tolist())
         assert not any(math.isnan(value) for value in (*trace.x, *trace.y))
-    assert "Not drawn: 12 over the budget and never evaluated, 1 predicted outside" in figure.layout.title.text
+    assert "Not drawn: 12 over the budget and never evaluated, 1 outside" in figure.layout.title.text
 
 
 def test_finalists_are_drawn_where_they_were_measured(trials, device_front):
@@ -145,3 +145,39 @@ def test_nothing_evaluated_and_no_finalist_still_draws(trials, tmp_path):
     assert len(front_figure(trials, empty).data) == 0
     front_png(pd.DataFrame(trials.iloc[:0]), empty, tmp_path / "front.png")
     assert (tmp_path / "front.png").stat().st_size > 1000
+
+
+def test_recorded_front_says_so_everywhere(trials, recorded_device):
+    figure = front_figure(trials, recorded_device)
+    axes = figure.layout.xaxis.title.text, figure.layout.yaxis.title.text
+    assert axes == ("recorded latency (ms)", "recorded accuracy (%)")
+    title = figure.layout.title.text
+    assert "Accuracies and latencies are recorded: nothing was trained or measured here." in title
+    assert "12 over the budget and never evaluated, 1 outside this view" in title
+    counts = trials[trials["accuracy"].notna()]["origin"].value_counts()
+    assert [trace.name for trace in figure.data] == [
+        f"search, looked up ({counts['search']})", f"random, looked up ({counts['random']})",
+        f"baseline family, looked up ({counts['baseline']})", "staircase", "front (4)", "front, baseline (1)",
+    ]  # fmt: skip
+    for trace in figure.data:
+        for text in trace.hovertext or ():
+            assert "recorded: " in text and "predicted" not in text and "measured" not in text
+
+
+def test_recorded_front_is_drawn_where_it_is(trials, recorded_device, tmp_path):
+    figure = front_figure(trials, recorded_device)
+    front, baseline = _named(figure, "front (4)"), _named(figure, "front, baseline")
+    second = recorded_device.candidates[1]
+    assert list(baseline.x) == [second.ms] and list(baseline.y) == pytest.approx([100 * second.recorded_accuracy])
+    assert list(front.x) == [c.ms for c in recorded_device.candidates if c is not second]
+    assert list(front.text) == ["1", "3", "4", "5"] and list(baseline.text) == ["2"]
+    front_png(trials, recorded_device, tmp_path / "front.png")
+    with Image.open(tmp_path / "front.png") as image:
+        assert image.size == (1600, 1000)
+
+
+def test_predicted_latency_beside_recorded_accuracy(trials, recorded_device):
+    figure = front_figure(trials, recorded_device.model_copy(update={"ms_is": "predicted"}))
+    assert figure.layout.xaxis.title.text == "predicted latency (ms)"
+    assert "Accuracies are recorded, latencies predicted: nothing" in figure.layout.title.text
+    assert "<br>predicted: " in _named(figure, "front (4)").hovertext[0]

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dashboards.report import write_report
-from nas.delivery.front import Front
+from nas.delivery.front import Front, RecordedFront
 
 HOSTILE = "<script>alert(1)</script>"
 RUN = {
@@ -150,3 +150,25 @@ def test_one_png_per_device_and_no_leftovers(page, tmp_path):
     for name in ("front.png", "front-2.png"):
         with Image.open(tmp_path / name) as image:
             assert image.size == (1600, 1000)
+
+
+def test_page_of_recorded_tables(recorded_device, trials, tmp_path):
+    front = RecordedFront(
+        space="nb201", input_shape=(3, 32, 32), classes=10, source=f"table:{HOSTILE}.csv#acc", source_sha256="1" * 64,
+        devices=(recorded_device, recorded_device.model_copy(update={"device": HOSTILE, "ms_is": "predicted"})),
+    )  # fmt: skip
+    path = write_report(tmp_path, front, {device.device: trials for device in front.devices}, RUN)
+    parser = _Page()
+    parser.feed(path.read_text(encoding="utf-8"))
+    text = "|".join(parser.text)
+    assert "Front of nb201 by recorded tables" in text
+    assert (
+        f"Accuracies recorded in table:{HOSTILE}.csv#acc, SHA-256 111111111111; nothing was trained or measured here."
+        in text
+    )
+    assert "budget 12 ms; recorded latencies from table:<b>.csv#ms, SHA-256 000000000000." in text
+    first = recorded_device.candidates[0]
+    assert f"1|{first.id}|{100 * first.recorded_accuracy:.2f} %|{first.ms:.3f}|" in text and first.architecture in text
+    assert "id|recorded accuracy|recorded ms|" in text and "id|recorded accuracy|predicted ms|" in text
+    assert "Every number is measured" not in text and not parser.all("a")
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["front-2.png", "front.html", "front.png"]

@@ -116,6 +116,20 @@ def test_identity_of_data_is_its_place(tmp_path: Path, monkeypatch: pytest.Monke
     assert one == other
 
 
+def test_identity_of_tables_is_their_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    recorded = {"out": Path("run"), "oracle": "table:a.csv#acc", "device": ["table:b.csv#ms", "table:t.json"]}
+    here = SearchConfig.checked(**recorded)
+    assert here.recorded and not SearchConfig.checked(**BASE).recorded and here.data == ""
+    there = {
+        "oracle": f"table:{tmp_path}/a.csv#acc",
+        "device": [f"table:{tmp_path}/b.csv#ms", f"table:{tmp_path}/t.json"],
+    }
+    assert SearchConfig.checked(**{**recorded, **there}).identity() == here.identity()
+    for change in ({"oracle": "table:a.csv#other"}, {"device": ["table:b.csv#ms"]}, {"device": ["table:t.json"]}):
+        assert SearchConfig.checked(**{**recorded, **change}).identity() != here.identity()
+
+
 def test_make_space() -> None:
     assert set(SPACES) == {"fbnet", "fbnetv2", "nb201"}
     space = make_space("fbnet", (1, 8, 8), 10)

@@ -24,7 +24,7 @@ from nas.devices import Progress
 from nas.folder import RunFolder
 from nas.measuring import device_fronts, make_targets, names
 from nas.search.record import Evaluated
-from nas.search.study import Target
+from nas.search.target import TableTarget
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
 
@@ -78,7 +78,9 @@ def config(folder: RunFolder, devices: list[Device], **values: Any) -> SearchCon
     return SearchConfig.checked(data="digits", out=folder.path, device=tuple(d.name for d in devices), **values)
 
 
-def targets_of(folder: RunFolder, devices: list[Device], console: Quiet | None = None, **values: Any) -> list[Target]:
+def targets_of(
+    folder: RunFolder, devices: list[Device], console: Quiet | None = None, **values: Any
+) -> list[TableTarget]:
     return make_targets(config(folder, devices, **values), folder, console or Quiet(), SPACE, devices)
 
 
@@ -225,7 +227,7 @@ def rated(factors: list[float], device: MadeUpDevice) -> list[Evaluated]:
 def fronts(
     folder: RunFolder, tables: dict[str, LatencyTable], trained: list[Trained], device: MadeUpDevice
 ) -> tuple[DeviceFront, ...]:
-    targets = [Target(SPACE, tables[one.name], None) for one in DEVICES]
+    targets = [TableTarget(SPACE, tables[one.name], None) for one in DEVICES]
     trials = rated(FACTORS, device)
     for target in targets:
         folder.record["report"][f"latency table of {target.table.device}, on unseen networks"] = {}
@@ -277,7 +279,7 @@ def test_every_file_and_device_has_a_certificate_of_its_own(fronts: tuple[Device
 def test_predictions_that_held_are_told_from_those_that_did_not(
     folder: RunFolder, tables: dict[str, LatencyTable], trained: list[Trained], device: MadeUpDevice
 ) -> None:
-    targets = [Target(SPACE, tables["cpu"], None)]
+    targets = [TableTarget(SPACE, tables["cpu"], None)]
     trials = rated([1.049, 1.051, 0.951, 0.949], device)
     folder.record["report"]["latency table of cpu, on unseen networks"] = {}
     (front,) = device_fronts(folder, Quiet(), [CPU], targets, trials, trained)
@@ -293,7 +295,7 @@ def test_what_is_too_slow_now_is_not_on_the_front(
     budget = sorted(device.network_ms(a) for a in NETWORKS)[1] * 1.01
     folder.record["report"]["latency table of cpu, on unseen networks"] = {}
     console = Quiet()
-    (front,) = device_fronts(folder, console, [CPU], [Target(SPACE, tables["cpu"], budget)], trials, trained)
+    (front,) = device_fronts(folder, console, [CPU], [TableTarget(SPACE, tables["cpu"], budget)], trials, trained)
     assert front.budget_ms == budget and max(c.measured_ms for c in front.candidates) < budget
     assert sum(r.reason.startswith("over the budget") for r in front.rejected) == 2
     assert console.said[0].startswith("cpu is now at 1.000 x the latency of when its table was built; a quiet host")
@@ -306,7 +308,7 @@ def test_what_was_measured_is_kept_and_the_anchors_beside_it(
     anchors = {row.architecture for row in tables["cpu"].networks[: build.ANCHORS]}
     assert [set(names) for names in device.asked] == [{a.id for a in NETWORKS} | anchors] * 3
     assert {path.name for path in (folder.path / "measured").iterdir()} == {f"{one.slug}.json" for one in DEVICES}
-    targets = [Target(SPACE, tables[one.name], None) for one in DEVICES]
+    targets = [TableTarget(SPACE, tables[one.name], None) for one in DEVICES]
     trials = rated(FACTORS, device)
     trials = [
         Evaluated(t.number, t.architecture, t.origin, t.accuracy, tuple(ms / 1.25 for ms in t.ms)) for t in trials

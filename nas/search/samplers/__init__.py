@@ -11,7 +11,7 @@ from nas.search.dnas import Estimator
 from nas.search.samplers.gp import GPSampler
 from nas.search.samplers.learned import LearnedSampler
 from nas.search.samplers.seeded import SeededSampler
-from nas.search.study import Target
+from nas.search.target import TableTarget, Target
 from search_spaces.space import SearchSpace
 
 SamplerKind = Literal["gp", "dnas", "fpnas", "random", "tpe", "nsga2"]
@@ -29,7 +29,7 @@ def make_sampler(
     """Return the sampler of ``--sampler``; all of them resume to the same trials. ``learned`` is for ``LEARNED``."""
     predict, budgets_ms = [target.predict_ms for target in targets], [target.budget_ms for target in targets]
     if kind == "gp":
-        source = source_of(space, predict, [target.predict_grid_ms for target in targets])
+        source = source_of(space, predict, [t.predict_grid_ms if isinstance(t, TableTarget) else None for t in targets])
         return GPSampler(space, predict, budgets_ms, seed, source)
     if kind in LEARNED:
         assert learned is not None

@@ -5,11 +5,25 @@ import random
 from pathlib import Path
 
 import pytest
+from toy_space import ToySpace
 
 from latency.certificate import Certificate
 from latency.files import sha256, write_sealed
-from nas.delivery.front import SCHEMA_VERSION, Candidate, DeviceFront, Front, select
+from nas.delivery.front import (
+    SCHEMA_VERSION,
+    Candidate,
+    DeviceFront,
+    Front,
+    RecordedCandidate,
+    RecordedDevice,
+    RecordedFront,
+    load_front,
+    recorded_candidates,
+    select,
+)
+from nas.search.record import Evaluated
 from search_spaces.errors import InputError
+from search_spaces.space import enumerate_architectures
 
 
 def candidate(identity: str, val_accuracy: float, measured_ms: float, test_accuracy: float = 0.5) -> Candidate:
@@ -213,6 +227,74 @@ def test_damaged_fronts(front: Front, tmp_path: Path) -> None:
         write_sealed(path, version, body)
         with pytest.raises(InputError, match=f"has schema version {version}; this version reads {SCHEMA_VERSION}"):
             Front.load(tmp_path)
+
+
+def recorded(budget_ms: float | None = None) -> RecordedFront:
+    network = RecordedCandidate(
+        id="a", architecture="toy:yes,k3,no", origin="search", recorded_accuracy=0.9, ms=2.0, ms_is="recorded",
+        macs=10, params=3,
+    )  # fmt: skip
+    predicted = network.model_copy(update={"ms_is": "predicted", "ms": 0.0})
+    devices = [
+        RecordedDevice(
+            device=name, source=f"table:{name}.csv#ms", source_sha256="0" * 64, ms_is=one.ms_is, budget_ms=budget_ms,
+            candidates=(one,),
+        )
+        for name, one in (("phone", network), ("board", predicted))
+    ]  # fmt: skip
+    return RecordedFront(
+        space="toy", input_shape=(3, 8, 8), classes=10, source="table:a.csv#acc", source_sha256="1" * 64,
+        devices=tuple(devices),
+    )  # fmt: skip
+
+
+def test_recorded_front_round_trip(tmp_path: Path, front: Front) -> None:
+    recorded(3.0).save(tmp_path)
+    assert load_front(tmp_path) == RecordedFront.load(tmp_path) == recorded(3.0)
+    assert [device.metric for device in recorded().devices] == ["recorded_ms phone", "predicted_ms board"]
+    with (tmp_path / "front.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["device", "status", *RecordedCandidate.model_fields]
+    assert [(row["device"], row["ms_is"], float(row["ms"])) for row in rows] == [
+        ("phone", "recorded", 2.0), ("board", "predicted", 0.0)
+    ]  # fmt: skip
+    with pytest.raises(InputError, match="is damaged: "):
+        Front.load(tmp_path)
+    front.save(tmp_path)
+    assert load_front(tmp_path) == front and front.devices[0].metric == "predicted_ms cpu"
+    with pytest.raises(InputError, match="is damaged: "):
+        RecordedFront.load(tmp_path)
+
+
+def test_damaged_recorded_fronts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no front: finish its search first"):
+        load_front(tmp_path)
+    body = recorded().model_dump(mode="json")
+    network = {**body["devices"][0], "candidates": [{**body["devices"][0]["candidates"][0], "onnx": "a.onnx"}]}
+    other = {**body, "kind": "other"}
+    for changed in ({**body, "classes": None}, {**body, "data": "digits"}, {**body, "devices": [network]}, other):
+        write_sealed(tmp_path / "front.json", SCHEMA_VERSION, changed)
+        with pytest.raises(InputError, match="is damaged: "):
+            load_front(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_recorded_candidates_are_what_nothing_beats(seed: int) -> None:
+    rng, space = random.Random(seed), ToySpace()
+    rated = [
+        Evaluated(number, architecture, "search", rng.randint(0, 5) / 5, (1.0, rng.randint(0, 6) / 2))
+        for number, architecture in enumerate(enumerate_architectures(space))
+    ]
+    found = recorded_candidates(space, rated, "recorded", 1)
+    points = {(t.accuracy, t.ms[1]) for t in rated}
+    front = [p for p in points if not any(a >= p[0] and m <= p[1] and (a, m) != p for a, m in points)]
+    assert [(c.recorded_accuracy, c.ms) for c in found] == sorted(front, key=lambda p: p[1])
+    for c in found:
+        assert (c.macs, c.params) == (
+            space.macs(space.parse(c.architecture)),
+            space.params(space.parse(c.architecture)),
+        )
+    assert len(recorded_candidates(space, rated, "predicted", 0)) == 1
 
 
 def test_networks_must_be_the_files_that_were_measured(tmp_path: Path) -> None:

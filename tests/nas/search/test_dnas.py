@@ -14,7 +14,7 @@ from toy_space import ToySpace
 from nas.search import dnas
 from nas.search.distribution import additive_costs, draw, expected_ms, uniform
 from nas.search.dnas import Estimator, Search, learn, learn_at_budget, require_layers
-from nas.search.study import Target
+from nas.search.target import TableTarget
 from nas.training.data import Dataset, Split, load_dataset, parted, to_tensor
 from nas.training.oracle import Task
 from nas.training.supernet import Supernet
@@ -28,7 +28,7 @@ from search_spaces.operators import ConvNormReLU
 from search_spaces.space import SearchSpace, sample
 
 SPACE = FBNetSpace((1, 8, 8), 10)
-TARGET = Target(SPACE, made_up_table(SPACE), 0.2)
+TARGET = TableTarget(SPACE, made_up_table(SPACE), 0.2)
 COSTS = additive_costs(SPACE, TARGET.predict_ms, 0)
 ESTIMATORS: tuple[Estimator, ...] = ("mixed", "sampled")
 
@@ -193,7 +193,7 @@ def test_a_search_that_was_stopped_ends_as_one_that_ran_through(
 def test_the_tightest_device_decides(task: Task, tmp_path: Path) -> None:
     slow = made_up_table(SPACE, "slow")
     slow = slow.model_copy(update={"calibration": slow.calibration.model_copy(update={"slope": 2.0})})
-    targets = [TARGET, Target(SPACE, slow, 0.3)]
+    targets = [TARGET, TableTarget(SPACE, slow, 0.3)]
     recipe = replace(task.supernet_recipe, epochs=1)
     found = learn_at_budget(
         replace(task, supernet_recipe=recipe, supernet=tmp_path / "net"), targets, "sampled", tmp_path / "c",
@@ -223,7 +223,7 @@ def test_the_distribution_learns_from_images_that_the_weights_do_not_see(
 
 def test_spaces_whose_decisions_depend_on_each_other_can_be_sampled(tmp_path: Path) -> None:
     space: SearchSpace = ToySpace((1, 8, 8), 10)
-    target = Target(space, made_up_table(space), 0.05)
+    target = TableTarget(space, made_up_table(space), 0.05)
     task = Task(space, "digits", None, tmp_path / "data", 0, tmp_path / "net", Recipe(1), parted=True)
     found = learn_at_budget(task, [target], "sampled", tmp_path / "c", lambda *_: None)
     assert {name: set(row) for name, row in found.items()} == {

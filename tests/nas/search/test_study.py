@@ -18,13 +18,14 @@ from nas.search.study import (
     STUDY_NAME,
     Driver,
     SearchFailed,
-    Target,
     enqueue,
     fastest,
     first_candidates,
     open_study,
     read_study,
 )
+from nas.search.target import RecordedTarget, TableTarget
+from nas.training.recorded import Recorded
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
@@ -35,8 +36,8 @@ TOY = ToySpace((1, 8, 8), 10)
 BUDGET_MS = 0.24
 
 
-def target(space: SearchSpace, budget_ms: float | None = None) -> Target:
-    return Target(space, made_up_table(space), budget_ms)
+def target(space: SearchSpace, budget_ms: float | None = None) -> TableTarget:
+    return TableTarget(space, made_up_table(space), budget_ms)
 
 
 def test_torn_last_line_and_stale_lock_are_mended(tmp_path: Path) -> None:
@@ -59,10 +60,10 @@ def test_journal_that_is_one_torn_line(tmp_path: Path) -> None:
 
 
 def test_directions_and_names(tmp_path: Path) -> None:
-    study = open_study(tmp_path / "j", ["cpu", "board"])
+    study = open_study(tmp_path / "j", ["predicted_ms cpu", "recorded_ms board"])
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE", "MINIMIZE"]
-    assert study.metric_names == ["accuracy", "predicted_ms cpu", "predicted_ms board"]
-    assert open_study(tmp_path / "j", ["cpu", "board"]).study_name == STUDY_NAME
+    assert study.metric_names == ["accuracy", "predicted_ms cpu", "recorded_ms board"]
+    assert open_study(tmp_path / "j", ["predicted_ms cpu", "recorded_ms board"]).study_name == STUDY_NAME
 
 
 def test_reading_a_study(tmp_path: Path) -> None:
@@ -115,6 +116,15 @@ def test_first_candidates_are_spread_over_latency() -> None:
     assert np.diff(sorted(logs)).max() <= 2.01 * (max(logs) - min(logs)) / 8
     assert 5 <= sum(origin == "random" for _, origin in found) <= 10
     assert sum(origin == "baseline" for _, origin in found) == len(SPACE.baseline_family())
+
+
+def test_networks_that_take_no_time_leave_the_others_their_bins() -> None:
+    networks = list(enumerate_architectures(TOY))
+    latencies = {a: 0.0 if a == TOY.named()["smallest"] else target(TOY).predict_ms(a) for a in networks}
+    assert 0.0 in latencies.values()
+    recorded = RecordedTarget("phone", Recorded(Path("t.csv"), latencies), None)
+    found = first_candidates(TOY, [recorded], 40, 0)
+    assert sum(origin == "random" for _, origin in found) >= 4
 
 
 def test_every_device_has_to_be_kept() -> None:
@@ -226,7 +236,7 @@ def test_progress_counts_finished_trials(tmp_path: Path) -> None:
 def test_several_devices(tmp_path: Path) -> None:
     study = open_study(tmp_path / "j", ["cpu", "board"])
     slow = made_up_table(SPACE, "board").model_copy(update={"slope": 2.0})
-    targets = [Target(SPACE, made_up_table(SPACE), BUDGET_MS), Target(SPACE, slow, 1.5 * BUDGET_MS)]
+    targets = [TableTarget(SPACE, made_up_table(SPACE), BUDGET_MS), TableTarget(SPACE, slow, 1.5 * BUDGET_MS)]
     study.sampler = make_sampler("gp", SPACE, targets, 0)
     enqueue(study, first_candidates(SPACE, targets, 16, 0))
     Driver(study, SPACE, targets, InProcess(lambda: made_up_accuracy), 16).run()
@@ -235,21 +245,21 @@ def test_several_devices(tmp_path: Path) -> None:
         assert trial.values[1:] == [t.predict_ms(architecture) for t in targets]
         assert trial.user_attrs["feasible"] and set(trial.constraints) == {"budget cpu", "budget board"}
     assert [len(rated.ms) for rated in evaluated_trials(study, SPACE)] == [2] * len(evaluated_trials(study, SPACE))
-    boards = trials_table(study, "board")["predicted_ms"]
+    boards = trials_table(study, "predicted_ms board")["ms"]
     assert boards.tolist() == [trial.values[2] for trial in study.trials]
 
 
 def test_trials_table(tmp_path: Path) -> None:
     run_study(tmp_path / "j", "random", SPACE, BUDGET_MS, 24)
     study = open_study(tmp_path / "j", ["cpu"])
-    table = trials_table(study, "cpu")
+    table = trials_table(study, "predicted_ms cpu")
     assert list(table.columns) == [
-        "trial", "id", "architecture", "origin", "evaluated", "feasible", "accuracy", "predicted_ms", "macs", "params",
+        "trial", "id", "architecture", "origin", "evaluated", "feasible", "accuracy", "ms", "macs", "params",
     ]  # fmt: skip
     assert table["trial"].tolist() == list(range(24))
     assert set(table["origin"]) == {"random", "baseline", "search"}
     assert (table["accuracy"].isna() == ~table["evaluated"]).all() and table["evaluated"].nunique() == 2
-    assert (table["feasible"] == (table["predicted_ms"] <= BUDGET_MS)).all()
+    assert (table["feasible"] == (table["ms"] <= BUDGET_MS)).all()
     for _, row in table.iterrows():
         architecture = SPACE.parse(row["architecture"])
         assert (row["id"], row["macs"], row["params"]) == (
@@ -258,8 +268,8 @@ def test_trials_table(tmp_path: Path) -> None:
 
 
 def test_trials_table_of_an_empty_study(tmp_path: Path) -> None:
-    table = trials_table(open_study(tmp_path / "j", ["cpu"]), "cpu")
-    assert len(table) == 0 and "predicted_ms" in table.columns
+    table = trials_table(open_study(tmp_path / "j", ["cpu"]), "predicted_ms cpu")
+    assert len(table) == 0 and "ms" in table.columns
 
 
 def test_evaluated_trials_name_each_architecture_once(tmp_path: Path) -> None:

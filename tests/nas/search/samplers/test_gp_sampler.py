@@ -11,7 +11,8 @@ from toy_space import ToySpace
 from nas.search.pareto import hypervolume
 from nas.search.samplers import make_sampler
 from nas.search.samplers.gp import FIRST_FIT, GPSampler
-from nas.search.study import Target, fastest, open_study
+from nas.search.study import fastest, open_study
+from nas.search.target import TableTarget
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.space import enumerate_architectures
 
@@ -32,7 +33,7 @@ def test_gp_beats_random(tmp_path: Path) -> None:
 
 def test_proposal_is_a_function_of_seed_number_and_trials(tmp_path: Path) -> None:
     run_study(tmp_path / "j", "random", SPACE, None, 15)
-    predict = Target(SPACE, made_up_table(SPACE), None).predict_ms
+    predict = TableTarget(SPACE, made_up_table(SPACE), None).predict_ms
     proposals = []
     for seed in (0, 0, 1):
         sampler = GPSampler(SPACE, [predict], [BUDGET_MS], seed)
@@ -42,7 +43,7 @@ def test_proposal_is_a_function_of_seed_number_and_trials(tmp_path: Path) -> Non
 
 def test_too_few_ratings_are_not_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nas.search.samplers.gp.AccuracyGP", None)
-    predict = Target(SPACE, made_up_table(SPACE), None).predict_ms
+    predict = TableTarget(SPACE, made_up_table(SPACE), None).predict_ms
     sampler = GPSampler(SPACE, [predict], [BUDGET_MS], 0)
     run_study(tmp_path / "j", "random", SPACE, None, FIRST_FIT - 1)
     assert predict(sampler.propose(open_study(tmp_path / "j", ["cpu"]), 50)) <= BUDGET_MS
@@ -64,7 +65,7 @@ def test_space_that_is_used_up(tmp_path: Path) -> None:
 
 
 def test_budget_that_only_a_few_keep(tmp_path: Path) -> None:
-    predict = Target(SPACE, made_up_table(SPACE), None).predict_ms
+    predict = TableTarget(SPACE, made_up_table(SPACE), None).predict_ms
     limit = 1.02 * predict(fastest(SPACE, predict, 0))
     trials = run_study(tmp_path / "j", "gp", SPACE, limit, 20)
     assert len(trials) == 20 and any(trial[4]["evaluated"] for trial in trials)
@@ -72,7 +73,7 @@ def test_budget_that_only_a_few_keep(tmp_path: Path) -> None:
 
 def test_a_decision_outside_the_proposal_is_our_own_bug(tmp_path: Path) -> None:
     study = open_study(tmp_path / "j", ["cpu"])
-    study.sampler = make_sampler("gp", SPACE, [Target(SPACE, made_up_table(SPACE), None)], 0)
+    study.sampler = make_sampler("gp", SPACE, [TableTarget(SPACE, made_up_table(SPACE), None)], 0)
     trial = study.ask()
     with pytest.raises(RuntimeError, match="no decision 'elsewhere'"):
         trial.suggest_categorical("elsewhere", ["a", "b"])
