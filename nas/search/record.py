@@ -60,10 +60,13 @@ def evaluated_trials(study: Study, space: SearchSpace) -> list[Evaluated]:
     return list(found.values())
 
 
-def pending_ids(study: Study, number: int) -> set[str]:
-    """Return the ids of architectures that trials before ``number`` are evaluating at this moment."""
-    running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-    return {t.user_attrs["id"] for t in running if t.number < number and "id" in t.user_attrs}
+def unrated_ids(study: Study, number: int) -> set[str]:
+    """Return the ids of architectures that trial ``number`` need not propose although they have no rating.
+
+    Trials before it are evaluating them at this moment, or stopped early as they would not have reached the front.
+    """
+    trials = study.get_trials(deepcopy=False, states=[TrialState.RUNNING, TrialState.PRUNED])
+    return {t.user_attrs["id"] for t in trials if t.number < number and "id" in t.user_attrs}
 
 
 def trials_table(study: Study, device: str) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from optuna.study import Study
 
 from nas.search.acquisition import expected_hypervolume_improvement
 from nas.search.pareto import front_levels, non_dominated
-from nas.search.record import Evaluated, evaluated_trials, pending_ids
+from nas.search.record import Evaluated, evaluated_trials, unrated_ids
 from nas.search.samplers.proposing import ProposingSampler
 from predictors.features import feature_matrix
 from predictors.gp import AccuracyGP
@@ -35,7 +35,7 @@ class GPSampler(ProposingSampler):
         """Return the architecture of trial ``number``."""
         rng = np.random.default_rng([self._seed, number])
         done = evaluated_trials(study, self._space)
-        seen = {trial.architecture.id for trial in done} | pending_ids(study, number)
+        seen = {trial.architecture.id for trial in done} | unrated_ids(study, number)
         pool = self._fresh([sample_spread(self._space, rng) for _ in range(RANDOM_CANDIDATES)], seen)
         if len(done) < FIRST_FIT:
             return pool[0] if pool else sample_spread(self._space, rng)
