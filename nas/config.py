@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from latency.device import Device
@@ -33,6 +33,7 @@ class SearchConfig(BaseModel):
     trials: int = Field(100, ge=2)
     input: str | None = None
     oracle: OracleKind = "supernet"
+    halving: bool = False
     sampler: SamplerKind = "gp"
     seed: int = Field(0, ge=0)
     finalists: int = Field(6, ge=1)
@@ -49,6 +50,13 @@ class SearchConfig(BaseModel):
         """Return what makes this search the search it is; the rest may change when it is resumed."""
         free = {"out", "trials", "finalists", "workers", "ray", "table", "accept_table"}
         return {**self.model_dump(mode="json", exclude=free), "data": str(_place(self.data))}
+
+    @field_validator("halving")
+    @classmethod
+    def _needs_training(cls, halving: bool, info: ValidationInfo) -> bool:
+        if halving and info.data.get("oracle") != "train":
+            raise PydanticCustomError("needs_training", "halving stops trainings early: it takes --oracle train")
+        return halving
 
     @field_validator("device")
     @classmethod

@@ -1,8 +1,10 @@
 """A run: the stages in order, each resumed where it was and skipped when its file is valid."""
 
 import math
+import shutil
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,12 @@ from nas.measuring import Console, device_fronts, make_targets
 from nas.search.distribution import Probabilities, load, save, summary
 from nas.search.dnas import learn_at_budget, require_layers
 from nas.search.executor import Executor, Work, all_cores, connect_ray, make_executor, one_thread
+from nas.search.halving import Halving
 from nas.search.record import Evaluated, evaluated_trials
 from nas.search.samplers import LEARNED, make_sampler
 from nas.search.study import Driver, Target, enqueue, first_candidates, open_study
 from nas.training.data import Dataset, load_dataset
-from nas.training.oracle import Task, TrainOracle, make_oracle
+from nas.training.oracle import RungOracle, Task, TrainOracle, make_oracle
 from nas.training.report import rank_report
 from nas.training.train import Recipe
 from predictors.features import feature_matrix
@@ -165,18 +168,29 @@ class _Run:
 
     def _search(self, task: Task, targets: list[Target], learned: Probabilities | None) -> list[Evaluated]:
         config = self.config
+        if not self.folder.journal.exists():
+            shutil.rmtree(self.folder.rungs, ignore_errors=True)  # of a study that was deleted to search anew
         study = open_study(self.folder.journal, config.device)
         study.sampler = make_sampler(config.sampler, task.space, targets, config.seed, learned)
         enqueue(study, first_candidates(task.space, targets, config.trials, config.seed))
+        halving = Halving(study, config.proxy_epochs, self.folder.rungs) if config.halving else None
+        work = partial(_rung_work, task, config, self.folder.rungs) if halving else partial(_rating_work, task, config)
         with self.console.progress(f"searching ({config.sampler})") as progress:
-            executor = self._executor(partial(_rating_work, task, config))
+            executor = self._executor(work)
             try:
-                Driver(study, task.space, targets, executor, config.trials, progress).run()
+                Driver(study, task.space, targets, executor, config.trials, progress, halving).run()
             finally:
                 executor.close()
+        if halving:
+            self._report_halving(halving)
         rated = evaluated_trials(study, task.space)
         self._report_predictor(task.space, rated)
         return rated
+
+    def _report_halving(self, halving: Halving) -> None:
+        lines = halving.lines()
+        self.folder.record["report"]["successive halving"] = lines
+        self.console.say("successive halving: " + ", ".join(f"{label} {value}" for label, value in lines.items()))
 
     def _report_predictor(self, space: SearchSpace, rated: list[Evaluated]) -> None:
         if len(rated) < 10:
@@ -228,6 +242,10 @@ def _spread(space: SearchSpace, target: Target, count: int, seed: int) -> list[A
 
 def _rating_work(task: Task, config: SearchConfig) -> Work:
     return make_oracle(config.oracle, task, config.proxy_epochs).rate
+
+
+def _rung_work(task: Task, config: SearchConfig, folder: Path) -> Work:
+    return RungOracle(task, config.proxy_epochs, folder).rate
 
 
 def _scratch_work(task: Task, config: SearchConfig) -> Work:

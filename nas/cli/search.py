@@ -44,6 +44,10 @@ def search(
     trials: Annotated[int, typer.Option(help="Candidates to consider.")] = _DEFAULT["trials"],
     input: Input = None,
     oracle: Annotated[OracleKind, typer.Option(help="How candidates are rated.")] = _DEFAULT["oracle"],
+    halving: Annotated[
+        bool,
+        typer.Option("--halving/--no-halving", help="With --oracle train, stop candidates that fall behind the front."),
+    ] = _DEFAULT["halving"],
     sampler: Annotated[SamplerKind, typer.Option(help="How candidates are proposed.")] = _DEFAULT["sampler"],
     seed: Seed = _DEFAULT["seed"],
     finalists: Annotated[

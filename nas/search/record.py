@@ -37,12 +37,13 @@ def describe(
         trial.set_user_attr(name, value)
 
 
-def _ms(trial: FrozenTrial) -> tuple[float, ...]:
+def latencies(trial: Trial | FrozenTrial) -> tuple[float, ...]:
+    """Return the predicted latency (ms) on each device."""
     attrs = trial.user_attrs.items()
     return tuple(value for name, value in attrs if name.startswith("predicted_ms "))
 
 
-def origin(trial: FrozenTrial) -> str:
+def origin(trial: Trial | FrozenTrial) -> str:
     """Return where a candidate comes from: ``random``, ``baseline`` or ``search``."""
     return str(trial.user_attrs.get("origin", "search"))
 
