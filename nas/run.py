@@ -182,6 +182,7 @@ class _Run:
             finally:
                 executor.close()
         if halving:
+            shutil.rmtree(self.folder.rungs, ignore_errors=True)
             self._report_halving(halving)
         rated = evaluated_trials(study, task.space)
         self._report_predictor(task.space, rated)

@@ -9,8 +9,8 @@ from nas.search.samplers.proposing import ProposingSampler
 from search_spaces.architecture import Architecture
 from search_spaces.space import crossover, mutate, sample_spread
 
-# Twice the population of Real et al.'s smaller experiments: it has to hold a whole front, not one best candidate. With
-# tournaments of a tenth of it, most parents would be far from the front.
+# The population of Real et al. Their tournaments were smaller, for one objective; of ten entrants about three are
+# dominated by none, and most of those are far from the population's front.
 POPULATION = 100
 TOURNAMENT = 50
 CROSSOVERS = 0.25
