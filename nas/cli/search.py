@@ -46,7 +46,10 @@ def search(
     oracle: Annotated[OracleKind, typer.Option(help="How candidates are rated.")] = _DEFAULT["oracle"],
     halving: Annotated[
         bool,
-        typer.Option("--halving/--no-halving", help="With --oracle train, stop candidates that fall behind the front."),
+        typer.Option(
+            "--halving/--no-halving",
+            help="With --oracle train, stop candidates that fall behind; goes with --sampler random.",
+        ),
     ] = _DEFAULT["halving"],
     sampler: Annotated[SamplerKind, typer.Option(help="How candidates are proposed.")] = _DEFAULT["sampler"],
     seed: Seed = _DEFAULT["seed"],
