@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from latency.device import Device
@@ -38,6 +38,7 @@ class SearchConfig(BaseModel):
     trials: int = Field(100, ge=2)
     input: str | None = None
     oracle: str = "supernet"
+    halving: bool = False
     sampler: SamplerKind = "gp"
     seed: int = Field(0, ge=0)
     finalists: int = Field(6, ge=1)
@@ -71,6 +72,13 @@ class SearchConfig(BaseModel):
         if not is_table(oracle) and oracle not in get_args(OracleKind):
             raise PydanticCustomError("unknown", f"give {', '.join(get_args(OracleKind))} or {PREFIX}FILE#COLUMN")
         return oracle
+
+    @field_validator("halving")
+    @classmethod
+    def _needs_training(cls, halving: bool, info: ValidationInfo) -> bool:
+        if halving and info.data.get("oracle") != "train":
+            raise PydanticCustomError("needs_training", "halving stops trainings early: it takes --oracle train")
+        return halving
 
     @field_validator("device")
     @classmethod

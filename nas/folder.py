@@ -49,6 +49,11 @@ class RunFolder:
         return self.path / "distribution.json"
 
     @property
+    def rungs(self) -> Path:
+        """Networks whose training may go on (successive halving)."""
+        return self.path / "rungs"
+
+    @property
     def cache(self) -> Path:
         """Decoded images."""
         return self.path / "data"

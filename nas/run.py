@@ -1,8 +1,10 @@
 """A run: the stages in order, each resumed where it was and skipped when its file is valid."""
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -18,12 +20,13 @@ from nas.measuring import Console, device_fronts, make_targets
 from nas.search.distribution import Probabilities, load, save, summary
 from nas.search.dnas import learn_at_budget, require_layers
 from nas.search.executor import Work, all_cores, connect_ray, make_executor, one_thread
+from nas.search.halving import Halving
 from nas.search.record import Evaluated, evaluated_trials
 from nas.search.samplers import LEARNED, make_sampler
 from nas.search.study import Driver, enqueue, first_candidates, open_study
 from nas.search.target import TableTarget, Target, metric
 from nas.training.data import Dataset, load_dataset
-from nas.training.oracle import OracleKind, Task, TrainOracle, make_oracle
+from nas.training.oracle import OracleKind, RungOracle, Task, TrainOracle, make_oracle
 from nas.training.report import rank_report
 from nas.training.train import Recipe
 from predictors.features import feature_matrix
@@ -63,15 +66,23 @@ def search_study(
         InputError: the journal is damaged, or what rates candidates was given wrongly.
         SearchFailed: several evaluations in a row failed.
     """
+    if not folder.journal.exists():
+        shutil.rmtree(folder.rungs, ignore_errors=True)  # of a study that was deleted to search anew
     study = open_study(folder.journal, [metric(target.kind, target.device) for target in targets])
     study.sampler = make_sampler(config.sampler, space, targets, config.seed, learned)
     enqueue(study, first_candidates(space, targets, config.trials, config.seed))
+    halving = Halving(study, config.proxy_epochs, folder.rungs) if config.halving else None
     with console.progress(f"searching ({config.sampler})") as progress:
         executor = make_executor(factory, config.workers, config.ray)
         try:
-            Driver(study, space, targets, executor, config.trials, progress).run()
+            Driver(study, space, targets, executor, config.trials, progress, halving).run()
         finally:
             executor.close()
+    if halving:
+        shutil.rmtree(folder.rungs, ignore_errors=True)
+        lines = halving.lines()
+        folder.record["report"]["successive halving"] = lines
+        console.say("successive halving: " + ", ".join(f"{label} {value}" for label, value in lines.items()))
     rated = evaluated_trials(study, space)
     _report_predictor(folder, console, space, rated)
     return rated
@@ -120,6 +131,8 @@ class _Run:
         learned = self._learn(task, targets) if self.config.sampler in LEARNED else None
         with self.folder.stage("search"):
             factory = partial(_rating_work, task, self.config)
+            if self.config.halving:
+                factory = partial(_rung_work, task, self.config, self.folder.rungs)
             rated = search_study(self.config, self.folder, self.console, space, targets, factory, learned=learned)
         with self.folder.stage("finalists"):
             trained = self._train_finalists(task, rated)
@@ -242,6 +255,10 @@ def _spread(space: SearchSpace, target: Target, count: int, seed: int) -> list[A
 
 def _rating_work(task: Task, config: SearchConfig) -> Work:
     return make_oracle(cast(OracleKind, config.oracle), task, config.proxy_epochs).rate
+
+
+def _rung_work(task: Task, config: SearchConfig, folder: Path) -> Work:
+    return RungOracle(task, config.proxy_epochs, folder).rate
 
 
 def _scratch_work(task: Task, config: SearchConfig) -> Work:

@@ -50,6 +50,13 @@ def search(
             help="How candidates are rated: supernet, train, or table:FILE#COLUMN, which has recorded accuracies.",
         ),
     ] = _DEFAULT["oracle"],
+    halving: Annotated[
+        bool,
+        typer.Option(
+            "--halving/--no-halving",
+            help="With --oracle train, stop candidates that fall behind; goes with --sampler random.",
+        ),
+    ] = _DEFAULT["halving"],
     sampler: Annotated[SamplerKind, typer.Option(help="How candidates are proposed.")] = _DEFAULT["sampler"],
     seed: Seed = _DEFAULT["seed"],
     finalists: Annotated[

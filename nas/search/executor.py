@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from search_spaces.errors import InputError
 
@@ -45,8 +46,12 @@ class Executor(Protocol):
 
 
 def one_thread() -> None:
-    """Compute with one thread, so that results do not depend on where a job runs."""
+    """Compute with one thread, so that results do not depend on where a job runs.
+
+    The sampler's matrices are small: on a busy machine, threads would wait for each other longer than they compute.
+    """
     torch.set_num_threads(1)
+    threadpool_limits(1, user_api="blas")
 
 
 @contextmanager

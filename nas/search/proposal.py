@@ -50,7 +50,9 @@ class Proposer:
         self._learned: tuple[int, RankedRegressor] | None = None
         self._chosen: tuple[int, str] | None = None
 
-    def propose(self, observed: Batch, accuracies: NDArray, pending: Batch, rng: np.random.Generator) -> Batch | None:
+    def propose(
+        self, observed: Batch, accuracies: NDArray, pending: Batch, rng: np.random.Generator, *, excluded: NDArray
+    ) -> Batch | None:
         """Return the one candidate to evaluate next, or None where nothing new keeps the limits.
 
         Args:
@@ -58,8 +60,9 @@ class Proposer:
             accuracies: what came out (n,); higher is better.
             pending: what is being evaluated elsewhere, whose outcome is taken to be the prediction.
             rng: decides what is drawn.
+            excluded: keys of what else is not to be proposed.
         """
-        seen = np.concatenate([observed.keys, pending.keys])
+        seen = np.concatenate([observed.keys, pending.keys, excluded])
         pool = self._fresh(self.source.draw(rng), seen)
         if len(observed) < FIRST_FIT:
             kept = pool[self._excess(pool) <= 0]

@@ -37,7 +37,13 @@ def describe(
         trial.set_user_attr(name, value)
 
 
-def origin(trial: FrozenTrial) -> str:
+def latencies(trial: Trial | FrozenTrial) -> tuple[float, ...]:
+    """Return the predicted latency (ms) on each device."""
+    attrs = trial.user_attrs.items()
+    return tuple(value for name, value in attrs if name.startswith("predicted_ms "))
+
+
+def origin(trial: Trial | FrozenTrial) -> str:
     """Return where a candidate comes from: ``random``, ``baseline`` or ``search``."""
     return str(trial.user_attrs.get("origin", "search"))
 
@@ -57,15 +63,27 @@ def evaluated_trials(study: Study, space: SearchSpace) -> list[Evaluated]:
 
 def pending_architectures(study: Study, space: SearchSpace, number: int) -> list[Architecture]:
     """Return the architectures, each once, that trials before ``number`` are evaluating at this moment."""
-    running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-    found = [replay(space, t.params) for t in running if t.number < number and "id" in t.user_attrs]
+    return _unrated(study, space, number, TrialState.RUNNING)
+
+
+def stopped_architectures(study: Study, space: SearchSpace, number: int) -> list[Architecture]:
+    """Return the architectures, each once, that trials before ``number`` gave up early."""
+    return _unrated(study, space, number, TrialState.PRUNED)
+
+
+def _unrated(study: Study, space: SearchSpace, number: int, state: TrialState) -> list[Architecture]:
+    trials = study.get_trials(deepcopy=False, states=[state])
+    found = [replay(space, t.params) for t in trials if t.number < number and "id" in t.user_attrs]
     return list({architecture.id: architecture for architecture in found}.values())
 
 
-def pending_ids(study: Study, number: int) -> set[str]:
-    """Return the ids of architectures that trials before ``number`` are evaluating at this moment."""
-    running = study.get_trials(deepcopy=False, states=[TrialState.RUNNING])
-    return {t.user_attrs["id"] for t in running if t.number < number and "id" in t.user_attrs}
+def unrated_ids(study: Study, number: int) -> set[str]:
+    """Return the ids of architectures that trial ``number`` need not propose although they have no rating.
+
+    Trials before it are evaluating them at this moment, or stopped early as they would not have reached the front.
+    """
+    trials = study.get_trials(deepcopy=False, states=[TrialState.RUNNING, TrialState.PRUNED])
+    return {t.user_attrs["id"] for t in trials if t.number < number and "id" in t.user_attrs}
 
 
 def trials_table(study: Study, latency: str) -> pd.DataFrame:

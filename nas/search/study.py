@@ -14,7 +14,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import Trial, TrialState
 
 from nas.search.executor import Executor
-from nas.search.record import describe, evaluated_trials
+from nas.search.halving import Halving
+from nas.search.record import describe, evaluated_trials, latencies
 from nas.search.target import Target, metric
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
@@ -149,6 +150,9 @@ class Driver:
     candidate over a budget is told at once, infeasible and never evaluated; its accuracy is stored as 0 because
     Optuna needs a value, and ``evaluated`` says that it is none. An architecture that was rated before
     keeps its rating. Trials that a killed run left unfinished are finished first.
+
+    With ``halving`` a candidate is evaluated rung by rung. One that is stopped is told as pruned, without values, so
+    that nothing takes its last accuracy for a rating. If it is proposed again it stays stopped.
     """
 
     study: Study
@@ -157,7 +161,8 @@ class Driver:
     executor: Executor
     trials: int
     progress: Callable[[int, int], None] = lambda done, total: None
-    _rated: dict[str, float] = field(default_factory=dict)
+    halving: Halving | None = None
+    _rated: dict[str, float | None] = field(default_factory=dict)
     _running: dict[int, tuple[Trial, Architecture]] = field(default_factory=dict)
     _same: dict[str, list[Trial]] = field(default_factory=dict)
     _failures: int = 0
@@ -168,7 +173,9 @@ class Driver:
         Raises:
             SearchFailed: several evaluations in a row failed.
         """
-        self._rated = {t.architecture.id: t.accuracy for t in evaluated_trials(self.study, self.space)}
+        stopped = self.study.get_trials(deepcopy=False, states=[TrialState.PRUNED])
+        self._rated = {t.user_attrs["id"]: None for t in stopped}
+        self._rated |= {t.architecture.id: t.accuracy for t in evaluated_trials(self.study, self.space)}
         for frozen in self.study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
             self._start(Trial(self.study, frozen._trial_id))
         while True:
@@ -201,37 +208,61 @@ class Driver:
                     trial.set_constraint(constraint, value - target.budget_ms)
         trial.set_user_attr("feasible", feasible)
         if not feasible:
-            self._tell(trial, None, ms)
+            self._tell(trial, None)
         elif architecture.id in self._rated:
-            self._tell(trial, self._rated[architecture.id], ms)
+            self._tell(trial, self._rated[architecture.id])
         elif architecture.id in self._same:
             self._same[architecture.id].append(trial)
         else:
             self._same[architecture.id] = []
             self._running[trial.number] = (trial, architecture)
+            self._advance(trial, architecture)
+
+    def _advance(self, trial: Trial, architecture: Architecture) -> None:
+        """Have the candidate evaluated, or trained to its next rung; settle it where there is none."""
+        if self.halving is None:
             self.executor.submit(trial.number, architecture)
+        elif (job := self.halving.job(trial, architecture)) is not None:
+            self.executor.submit(trial.number, job)
+        else:
+            self._settle(trial, architecture, self.halving.accuracy(trial))
 
     def _collect(self) -> None:
         outcome = self.executor.next()
-        trial, architecture = self._running.pop(int(str(outcome.key)))
-        followers = self._same.pop(architecture.id)
+        trial, architecture = self._running[int(str(outcome.key))]
         if outcome.error is not None:
-            self._fail([trial, *followers], outcome.error)
+            self._fail(trial, architecture, outcome.error)
             return
         self._failures = 0
-        self._rated[architecture.id] = float(outcome.value)
-        ms = [target.predict_ms(architecture) for target in self.targets]
-        for each in [trial, *followers]:
-            self._tell(each, float(outcome.value), ms)
+        if self.halving is None:
+            self._settle(trial, architecture, float(outcome.value))
+        else:
+            self.halving.record(trial, float(outcome.value))
+            self._advance(trial, architecture)
 
-    def _tell(self, trial: Trial, accuracy: float | None, ms: Sequence[float]) -> None:
+    def _settle(self, trial: Trial, architecture: Architecture, accuracy: float | None) -> None:
+        self._rated[architecture.id] = accuracy
+        for each in self._done(trial, architecture):
+            self._tell(each, accuracy)
+
+    def _done(self, trial: Trial, architecture: Architecture) -> list[Trial]:
+        """Return the trials that wait for this one's result, itself included; none of them is running any more."""
+        del self._running[trial.number]
+        if self.halving is not None:
+            self.halving.forget(architecture)
+        return [trial, *self._same.pop(architecture.id)]
+
+    def _tell(self, trial: Trial, accuracy: float | None) -> None:
         trial.set_user_attr("evaluated", accuracy is not None)
-        self.study.tell(trial, [accuracy or 0.0, *ms])
+        if accuracy is None and trial.user_attrs["feasible"]:
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, [accuracy or 0.0, *latencies(trial)])
 
-    def _fail(self, trials: Sequence[Trial], error: str) -> None:
-        for trial in trials:
-            trial.set_user_attr("error", error)
-            self.study.tell(trial, state=TrialState.FAIL)
+    def _fail(self, trial: Trial, architecture: Architecture, error: str) -> None:
+        for each in self._done(trial, architecture):
+            each.set_user_attr("error", error)
+            self.study.tell(each, state=TrialState.FAIL)
         self._failures += 1
         if self._failures == FAILURES_IN_A_ROW:
             raise SearchFailed(f"{self._failures} evaluations in a row failed, the last with {error}")

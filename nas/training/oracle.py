@@ -107,6 +107,40 @@ class TrainOracle:
         return accuracy(network, self._task.rating_split, data)
 
 
+RungJob = tuple[Architecture, int]
+"""An architecture and the epoch to train it to."""
+
+
+class RungOracle:
+    """The training of ``TrainOracle`` in parts: each job goes on from where the last one of its architecture ended.
+
+    The learning rate follows the schedule of all ``epochs``, so the last part ends with the very network that
+    ``TrainOracle`` rates. Earlier accuracies are those of networks in mid-training: they compare at equal epochs alone.
+
+    Args:
+        task: see ``Task``.
+        epochs: of the whole training.
+        folder: where unfinished networks are kept, each in its ``rung_checkpoint``.
+    """
+
+    def __init__(self, task: Task, epochs: int, folder: Path) -> None:
+        self._task = task
+        self._recipe = Recipe(epochs)
+        self._folder = folder
+
+    def rate(self, job: RungJob) -> float:
+        """Return the accuracy in [0, 1] after the epochs of ``job``."""
+        (architecture, until), task = job, self._task
+        checkpoint = rung_checkpoint(self._folder, architecture)
+        network = train(task.fresh(architecture), task.dataset, self._recipe, task.seed, checkpoint, until=until)
+        return accuracy(network, task.rating_split, task.dataset)
+
+
+def rung_checkpoint(folder: Path, architecture: Architecture) -> Path:
+    """Return where the unfinished network of an architecture is kept."""
+    return folder / f"{architecture.id}.safetensors"
+
+
 OracleKind = Literal["supernet", "train"]
 
 

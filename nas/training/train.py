@@ -100,20 +100,26 @@ def fit(
     checkpoint: Path | None = None,
     progress: Progress = lambda done, total: None,
     beside: Mapping[str, Tensor] = MappingProxyType({}),
+    until: int | None = None,
 ) -> None:
     """Minimise ``loss`` over the training split, in place. What ``loss`` itself changes of its state is in ``beside``.
 
     After each epoch ``checkpoint`` holds all that the next one needs, and each epoch's randomness comes from
-    (``seed``, epoch) alone: a run that was stopped and resumed ends with the same weights.
+    (``seed``, epoch) alone: a run that was stopped and resumed ends with the same weights. ``until`` stops it after
+    that epoch, on the schedule of the whole recipe.
 
     Raises:
         TrainingDiverged: the loss is no longer finite.
-        InputError: ``checkpoint`` is damaged or was made with another network, other data or another recipe.
+        InputError: ``checkpoint`` is damaged, past ``until``, or was made with another network, other data or another
+            recipe.
     """
     momenta = {f"momentum.{name}": torch.zeros_like(p) for name, p in parameters.items()}
     state: dict[str, Tensor] = {**parameters, **momenta, **beside}
     job = _job(state, data, recipe, seed)
     first = _resume(checkpoint, state, job) if checkpoint else 0
+    last = recipe.epochs if until is None else until
+    if first > last:
+        raise InputError(f"checkpoint {checkpoint} is past epoch {last}; delete it to start anew")
     optimiser = torch.optim.SGD(
         parameters.values(), recipe.learning_rate, 0.9, weight_decay=recipe.weight_decay, nesterov=True
     )
@@ -121,7 +127,7 @@ def fit(
         optimiser.state[parameter]["momentum_buffer"] = momenta[f"momentum.{name}"]
     per_epoch = math.ceil(len(data.train) / recipe.batch_size)
     progress(first, recipe.epochs)
-    for epoch in range(first, recipe.epochs):
+    for epoch in range(first, last):
         rng = np.random.default_rng([seed, epoch])
         loader = batches(data.train, data.mean, data.std, recipe.batch_size, rng, augment=True)
         for batch, (images, labels) in enumerate(loader):
@@ -149,6 +155,7 @@ def train(
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress = lambda done, total: None,
+    until: int | None = None,
 ) -> nn.Module:
     """Train ``network`` in place by ``fit`` with cross-entropy and recalibrate its batch norm; return it.
 
@@ -160,7 +167,7 @@ def train(
     fit(
         dict(network.named_parameters()),
         lambda images, labels, _: F.cross_entropy(network(images), labels),
-        data, recipe, seed, checkpoint, progress,
+        data, recipe, seed, checkpoint, progress, until=until,
     )  # fmt: skip
     return recalibrate(network, data)
 

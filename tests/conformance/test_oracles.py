@@ -9,9 +9,19 @@ import pytest
 import torch
 from fakes import digits_task
 
-from nas.training.oracle import AccuracyOracle, OracleKind, SupernetOracle, Task, TrainOracle, make_oracle
-from nas.training.train import Recipe
+from nas.training.oracle import (
+    AccuracyOracle,
+    OracleKind,
+    RungOracle,
+    SupernetOracle,
+    Task,
+    TrainOracle,
+    make_oracle,
+    rung_checkpoint,
+)
+from nas.training.train import Recipe, train
 from search_spaces.architecture import Architecture
+from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
 
 SPACE = FBNetSpace((1, 8, 8), 10)
@@ -89,3 +99,25 @@ def test_fresh_networks_depend_on_seed_and_architecture_alone(task: Task, tmp_pa
     assert all(torch.equal(first[name], again[name]) for name in first)
     other = Task(SPACE, "digits", None, tmp_path, 1, None, Recipe(1)).fresh(SMALL).state_dict()
     assert not torch.equal(first["layers.0.conv.weight"], other["layers.0.conv.weight"])
+
+
+def test_training_in_rungs_ends_where_training_in_one_go_does(task: Task, tmp_path: Path) -> None:
+    oracle, other = (RungOracle(task, 3, tmp_path / name) for name in ("one", "other"))
+    rated = [oracle.rate((MIDDLE, epochs)) for epochs in (1, 2, 3)]
+    assert rated[-1] == TrainOracle(task, 3).rate(MIDDLE)
+    # A lost worker's job is run again: from its checkpoint, from a later one, or from nothing.
+    again = pickle.loads(pickle.dumps(oracle))
+    assert again.rate((MIDDLE, 3)) == rated[-1]
+    assert [other.rate((MIDDLE, 2)), other.rate((MIDDLE, 2))] == [rated[1]] * 2
+    with pytest.raises(InputError, match="is past epoch 1; delete it"):
+        other.rate((MIDDLE, 1))
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [rung_checkpoint(tmp_path, MIDDLE).name]
+
+
+def test_rungs_follow_the_schedule_of_the_whole_training(task: Task, tmp_path: Path) -> None:
+    # One epoch of three is another training than one epoch of one, whose learning rate falls to zero.
+    networks = []
+    for epochs in (1, 3):
+        path = tmp_path / f"{epochs}.safetensors"
+        networks.append(train(task.fresh(MIDDLE), task.dataset, Recipe(epochs), task.seed, path, until=1).state_dict())
+    assert any(not torch.equal(networks[0][name], networks[1][name]) for name in networks[0])

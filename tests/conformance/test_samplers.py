@@ -190,9 +190,10 @@ def test_more_trials_extend_the_study(
     assert extended[:TRIALS] == before and len(extended) == TRIALS + 4
 
 
-def test_gp_proposes_feasible_and_new_architectures_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["gp", "evolution"])
+def test_only_feasible_and_new_architectures_are_proposed(kind: SamplerKind, tmp_path: Path) -> None:
     space = SPACES["fbnet"]
-    trials = run_study(tmp_path / "j", "gp", space, BUDGET_MS["fbnet"], TRIALS)
+    trials = run_study(tmp_path / "j", kind, space, BUDGET_MS["fbnet"], TRIALS)
     proposed = [attrs for *_, attrs in trials if "origin" not in attrs]
     assert len(proposed) >= TRIALS // 2
     assert all(attrs["feasible"] for attrs in proposed)

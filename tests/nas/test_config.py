@@ -43,6 +43,8 @@ def test_defaults_are_valid() -> None:
         ("device", ("cpu:threads=0",), "--device"),
         ("device", (), "--device"),
         ("accept_table", "perhaps", "--accept-table"),
+        ("halving", "perhaps", "--halving"),
+        ("halving", True, "--halving"),
         ("colour", "red", "--colour"),
     ],
 )
@@ -101,12 +103,14 @@ DECISIVE = {
 
 
 def test_identity_is_what_decides_the_result() -> None:
-    assert CHANGEABLE.keys() | DECISIVE.keys() == set(SearchConfig.model_fields)
+    assert CHANGEABLE.keys() | DECISIVE.keys() | {"halving"} == set(SearchConfig.model_fields)
     identity = SearchConfig.checked(**BASE).identity()
     assert SearchConfig.checked(**{**BASE, **CHANGEABLE}).identity() == identity
     for field, value in DECISIVE.items():
         changed = SearchConfig.checked(**{**BASE, field: value}).identity()
         assert {key for key in identity if identity[key] != changed[key]} == {field}
+    trained = SearchConfig.checked(**{**BASE, "oracle": "train"}).identity()
+    assert SearchConfig.checked(**{**BASE, "oracle": "train", "halving": True}).identity() != trained
 
 
 def test_identity_of_data_is_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,3 +158,11 @@ def test_unknown_spaces_and_sizes() -> None:
         make_space("nb201", (3, 30, 30), 10)
     with pytest.raises(InputError, match="macro-architecture"):
         make_space("fbnet", None, 10, "fbnet/small-9:skip")
+
+
+def test_halving_takes_training() -> None:
+    with pytest.raises(
+        InputError, match=r"^--halving: halving stops trainings early: it takes --oracle train, got True$"
+    ):
+        SearchConfig.checked(**{**BASE, "oracle": "supernet", "halving": True})
+    assert SearchConfig.checked(**{**BASE, "oracle": "train", "halving": True}).halving

@@ -183,6 +183,23 @@ def test_same_seed_same_search_elsewhere(run: tuple[Path, Front], table: Path, t
     assert trained(other) == trained(front)
 
 
+def test_halving(table: Path, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "oracle": "train", "halving": True, "sampler": "random", "trials": 8, "proxy_epochs": 2, "finalists": 1,
+        "final_epochs": 1,
+    }  # fmt: skip
+    _, console = search(tmp_path / "run", table, **settings)
+    trials = told(tmp_path / "run" / "study.journal")
+    assert len(trials) == 8 and all(attrs["epochs"] in (1, 2) for *_, attrs in trials)
+    assert all((state == "COMPLETE") == (attrs["epochs"] == 2) for _, state, *_, attrs in trials)
+    lines = read_record(tmp_path / "run")["report"]["successive halving"]
+    assert lines["epochs trained"] == f"{sum(int(str(attrs['epochs'])) for *_, attrs in trials)} of 16"
+    assert any(text.startswith("successive halving: candidates stopped early") for text in console.said)
+    assert not (tmp_path / "run" / "rungs").exists()
+    search(tmp_path / "run", None, **settings)
+    assert told(tmp_path / "run" / "study.journal") == trials
+
+
 def test_several_devices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables, predictions, files and certificates of each device; here the blocks' latencies are made up."""
     monkeypatch.setattr(build, "measure", MadeUpDevice(SPACE))

@@ -8,13 +8,14 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from nas.search.candidates import source_of
 from nas.search.distribution import Probabilities
 from nas.search.dnas import Estimator
+from nas.search.samplers.evolution import EvolutionSampler
 from nas.search.samplers.gp import GPSampler
 from nas.search.samplers.learned import LearnedSampler
 from nas.search.samplers.seeded import SeededSampler
 from nas.search.target import TableTarget, Target
 from search_spaces.space import SearchSpace
 
-SamplerKind = Literal["gp", "dnas", "fpnas", "random", "tpe", "nsga2"]
+SamplerKind = Literal["gp", "evolution", "dnas", "fpnas", "random", "tpe", "nsga2"]
 LEARNED: dict[str, Estimator] = {"dnas": "mixed", "fpnas": "sampled"}
 """The samplers that draw from a distribution which is learned before the study, and how its gradient is estimated."""
 
@@ -31,6 +32,8 @@ def make_sampler(
     if kind == "gp":
         source = source_of(space, predict, [t.predict_grid_ms if isinstance(t, TableTarget) else None for t in targets])
         return GPSampler(space, predict, budgets_ms, seed, source)
+    if kind == "evolution":
+        return EvolutionSampler(space, predict, budgets_ms, seed)
     if kind in LEARNED:
         assert learned is not None
         return LearnedSampler(space, predict, budgets_ms, seed, learned)

@@ -7,7 +7,7 @@ from optuna.study import Study
 
 from nas.search.candidates import Architectures
 from nas.search.proposal import Proposer
-from nas.search.record import evaluated_trials, pending_architectures
+from nas.search.record import evaluated_trials, pending_architectures, stopped_architectures
 from nas.search.samplers.proposing import ProposingSampler
 from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace, sample_spread
@@ -42,5 +42,7 @@ class GPSampler(ProposingSampler):
         done = evaluated_trials(study, self._space)
         observed = self._source.of([trial.architecture for trial in done])
         pending = self._source.of(pending_architectures(study, self._space, number))
-        found = self._proposer.propose(observed, np.array([trial.accuracy for trial in done]), pending, rng)
+        stopped = self._source.of(stopped_architectures(study, self._space, number))
+        accuracies = np.array([trial.accuracy for trial in done])
+        found = self._proposer.propose(observed, accuracies, pending, rng, excluded=stopped.keys)
         return sample_spread(self._space, rng) if found is None else self._source.architecture(found)

@@ -6,7 +6,7 @@ import numpy as np
 from optuna.study import Study
 
 from nas.search.distribution import Probabilities, draw, most_probable
-from nas.search.record import evaluated_trials, pending_ids
+from nas.search.record import evaluated_trials, unrated_ids
 from nas.search.samplers.proposing import ProposingSampler
 from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace, replay
@@ -39,7 +39,7 @@ class LearnedSampler(ProposingSampler):
     def propose(self, study: Study, number: int) -> Architecture:
         """Return the architecture of trial ``number``."""
         rng = np.random.default_rng([self._seed, number])
-        seen = {trial.architecture.id for trial in evaluated_trials(study, self._space)} | pending_ids(study, number)
+        seen = {trial.architecture.id for trial in evaluated_trials(study, self._space)} | unrated_ids(study, number)
         drawn = [most_probable(self._space, self._probabilities)]
         while len(drawn) <= _DRAWS:
             if drawn[-1].id not in seen and self.feasible(drawn[-1]):

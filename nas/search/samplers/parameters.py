@@ -157,7 +157,7 @@ class ParameterGPSampler(BaseSampler):
         unknown = [i for i in range(len(signs)) if i not in self._known]
         found = Proposer(source, limits).propose(
             source.of([t.params for t in done]), _single(values[:, unknown], rng),
-            source.of([t.params for t in pending]), rng,
+            source.of([t.params for t in pending]), rng, excluded=source.of([]).keys,
         )  # fmt: skip
         return source.params((found or source.draw(rng)).rows[0])
 
