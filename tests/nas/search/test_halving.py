@@ -16,7 +16,8 @@ from nas.search.executor import InProcess, Outcome
 from nas.search.halving import REDUCTION, Halving, may_reach_front, rungs
 from nas.search.record import evaluated_trials, trials_table, unrated_ids
 from nas.search.samplers import SamplerKind, make_sampler
-from nas.search.study import Driver, SearchFailed, Target, enqueue, first_candidates, open_study
+from nas.search.study import Driver, SearchFailed, enqueue, first_candidates, open_study
+from nas.search.target import TableTarget
 from nas.training.oracle import RungJob, rung_checkpoint
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.space import SearchSpace
@@ -46,7 +47,7 @@ def run(
     trials: int = TRIALS,
 ) -> list[Told]:
     """Bring a study with halving to its trials and return what it holds."""
-    targets = [Target(space, made_up_table(space), BUDGET_MS)]
+    targets = [TableTarget(space, made_up_table(space), BUDGET_MS)]
     study = open_study(journal, ["cpu"])
     study.sampler = make_sampler(kind, space, targets, 0)
     enqueue(study, first_candidates(space, targets, 12, 0))
@@ -271,7 +272,7 @@ class Slow:
 
 
 def test_several_slots(tmp_path: Path) -> None:
-    study, executor, targets = open_study(tmp_path / "j", ["cpu"]), Slow(), [Target(TOY, made_up_table(TOY), None)]
+    study, executor, targets = open_study(tmp_path / "j", ["cpu"]), Slow(), [TableTarget(TOY, made_up_table(TOY), None)]
     study.sampler = make_sampler("random", TOY, targets, 0)
     halving = Halving(study, EPOCHS, tmp_path)
     Driver(study, TOY, targets, executor, 40, halving=halving).run()  # type: ignore[arg-type]

@@ -15,14 +15,15 @@ from nas.search.pareto import hypervolume
 from nas.search.record import evaluated_trials
 from nas.search.samplers import evolution
 from nas.search.samplers.evolution import EvolutionSampler
-from nas.search.study import Target, fastest, open_study
+from nas.search.study import fastest, open_study
+from nas.search.target import TableTarget
 from search_spaces.architecture import Architecture
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.space import enumerate_architectures, sample, sample_spread
 
 SPACE = FBNetSpace((1, 8, 8), 10)
 BUDGET_MS = 0.24
-predict_ms = Target(SPACE, made_up_table(SPACE), None).predict_ms
+predict_ms = TableTarget(SPACE, made_up_table(SPACE), None).predict_ms
 
 
 def sampler(*latencies: Callable[[Architecture], float], seed: int = 0) -> EvolutionSampler:
