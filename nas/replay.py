@@ -101,10 +101,11 @@ def read_tables(config: SearchConfig) -> Tables:
 def _space(config: SearchConfig, oracle: Rows, predicting: Mapping[Source, Table]) -> SearchSpace:
     """Return the space of the tables that predict, at their input and classes, or that of the oracle's networks.
 
-    Networks that were recorded several times, written differently, are candidates of their own.
+    Where equal networks were recorded several times, written differently, each is a candidate of its own.
     """
     if not predicting:
-        return make_space(config.space, None, CLASSES, oracle.rows[0].architecture).as_recorded()
+        space = make_space(config.space, None, CLASSES, oracle.rows[0].architecture)
+        return space.as_recorded() if oracle.repeats(space) else space
     first = next(iter(predicting.values()))
     found = (first.space, first.input_shape, first.classes)
     for source, table in predicting.items():
@@ -112,7 +113,7 @@ def _space(config: SearchConfig, oracle: Rows, predicting: Mapping[Source, Table
             raise InputError(f"{source.path} is for the space {table.space}, not for {config.space}")
         if (table.space, table.input_shape, table.classes) != found:
             raise InputError(f"{source.path} is for another input or other classes than the tables before")
-    return make_space(config.space, first.input_shape, first.classes, f"{first.space}:").as_recorded()
+    return make_space(config.space, first.input_shape, first.classes, f"{first.space}:")
 
 
 def _predicted(config: SearchConfig, space: SearchSpace, table: Table) -> Target:

@@ -120,8 +120,8 @@ class SearchSpace(ABC):
         Raises:
             InputError: another space's text, an unknown option, too few or too many of them.
         """
-        if text in self.named():
-            return self.named()[text]
+        if ":" not in text and text in (named := self.named()):
+            return named[text]
         space, _, listed = text.rpartition(":")
         if space and space != self.name:
             raise InputError(f"architecture {text!r} belongs to the space {space!r}, not to {self.name!r}")

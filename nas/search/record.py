@@ -8,7 +8,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from search_spaces.architecture import Architecture
-from search_spaces.space import SearchSpace, replay
+from search_spaces.space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ def describe(
 
 
 def latencies(trial: Trial | FrozenTrial) -> tuple[float, ...]:
-    """Return the predicted latency (ms) on each device."""
+    """Return the latency (ms), predicted or recorded, on each device (see ``target.metric``)."""
     attrs = trial.user_attrs.items()
-    return tuple(value for name, value in attrs if name.startswith("predicted_ms "))
+    return tuple(value for name, value in attrs if name.partition(" ")[0].endswith("_ms"))
 
 
 def origin(trial: Trial | FrozenTrial) -> str:
@@ -54,7 +54,7 @@ def evaluated_trials(study: Study, space: SearchSpace) -> list[Evaluated]:
     for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         attrs = trial.user_attrs
         if attrs["evaluated"] and attrs["id"] not in found:
-            architecture = replay(space, trial.params)
+            architecture = space.parse(attrs["architecture"])
             found[attrs["id"]] = Evaluated(
                 trial.number, architecture, origin(trial), trial.values[0], tuple(trial.values[1:])
             )
@@ -73,8 +73,10 @@ def stopped_architectures(study: Study, space: SearchSpace, number: int) -> list
 
 def _unrated(study: Study, space: SearchSpace, number: int, state: TrialState) -> list[Architecture]:
     trials = study.get_trials(deepcopy=False, states=[state])
-    found = [replay(space, t.params) for t in trials if t.number < number and "id" in t.user_attrs]
-    return list({architecture.id: architecture for architecture in found}.values())
+    texts = {
+        t.user_attrs["id"]: t.user_attrs["architecture"] for t in trials if t.number < number and "id" in t.user_attrs
+    }
+    return [space.parse(text) for text in texts.values()]
 
 
 def unrated_ids(study: Study, number: int) -> set[str]:

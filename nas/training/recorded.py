@@ -109,6 +109,15 @@ class Rows:
             found.setdefault(network, row)
         return found
 
+    def repeats(self, space: SearchSpace) -> bool:
+        """Tell whether equal networks have rows of their own because they are written differently.
+
+        Raises:
+            InputError: a row is no architecture of the space; its line is named.
+        """
+        written = {self._as_written(space, row) for row in self.rows}
+        return len({space.canonical(architecture) for architecture in written}) < len(written)
+
     def _as_written(self, space: SearchSpace, row: Row) -> Architecture:
         try:
             return space.as_written(row.architecture)
