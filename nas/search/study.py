@@ -9,12 +9,12 @@ import numpy as np
 import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study, StudyDirection
 from optuna.trial import Trial, TrialState
 
 from nas.search.executor import Executor
 from nas.search.halving import Halving
+from nas.search.journal import TrialJournal
 from nas.search.record import describe, evaluated_trials, latencies
 from nas.search.target import Target, metric
 from search_spaces.architecture import Architecture
@@ -51,7 +51,7 @@ def open_study(journal: Path, latencies: Sequence[str]) -> Study:
                 file.truncate(whole)
     try:
         study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(journal))),
+            storage=JournalStorage(TrialJournal(str(journal))),
             study_name=STUDY_NAME,
             directions=[StudyDirection.MAXIMIZE, *[StudyDirection.MINIMIZE for _ in latencies]],
             load_if_exists=True,
@@ -73,7 +73,7 @@ def read_study(journal: Path) -> Study:
     if not journal.exists():
         raise InputError(f"{journal} does not exist: the run has not come to its search")
     try:
-        return optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(JournalFileBackend(str(journal))))
+        return optuna.load_study(study_name=STUDY_NAME, storage=JournalStorage(TrialJournal(str(journal))))
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{journal} is damaged: it holds no study") from None
 

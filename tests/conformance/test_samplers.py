@@ -6,9 +6,9 @@ from typing import Any, get_args
 
 import pytest
 from fakes import made_up_accuracy, made_up_table, run_study, told
-from optuna.storages.journal import JournalFileBackend
 from toy_space import ToySpace
 
+from nas.search.journal import TrialJournal
 from nas.search.samplers import SamplerKind
 from nas.search.study import open_study
 from nas.search.target import TableTarget
@@ -140,11 +140,11 @@ def test_death_in_an_evaluation(
     assert [*rated, *again] == undisturbed[1]
 
 
-def dies_at(write: int, torn: bool) -> Callable[[JournalFileBackend, list[dict[str, Any]]], None]:
+def dies_at(write: int, torn: bool) -> Callable[[TrialJournal, list[dict[str, Any]]], None]:
     """Return a journal's ``append_logs`` that dies at its ``write``-th call, perhaps in the middle of the line."""
-    append, calls = JournalFileBackend.append_logs, 0
+    append, calls = TrialJournal.append_logs, 0
 
-    def patched(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+    def patched(self: TrialJournal, logs: list[dict[str, Any]]) -> None:
         nonlocal calls
         calls += 1
         if calls > write:
@@ -173,7 +173,7 @@ def test_death_at_any_write(
     for write in range(2 + 7 * torn, writes, step):
         journal = tmp_path / f"{write}.journal"
         with monkeypatch.context() as patch:
-            patch.setattr(JournalFileBackend, "append_logs", dies_at(write, torn))
+            patch.setattr(TrialJournal, "append_logs", dies_at(write, torn))
             with pytest.raises(Died):
                 run_study(journal, kind, space, BUDGET_MS[name], TRIALS)
         assert run_study(journal, kind, space, BUDGET_MS[name], TRIALS) == told(undisturbed[0]), write

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import made_up_table, told
-from optuna.storages.journal import JournalFileBackend
 
 import nas.cli  # noqa: F401  (registers the commands)
 from dashboards import board
@@ -19,6 +18,7 @@ from nas.config import SearchConfig
 from nas.delivery.front import RecordedFront, load_front
 from nas.folder import read_record
 from nas.replay import read_tables
+from nas.search.journal import TrialJournal
 from nas.search.record import evaluated_trials
 from nas.search.study import read_study
 from search_spaces.nb201 import NB201Space, published
@@ -89,9 +89,7 @@ def refused(ran: Ran) -> str:
     return line
 
 
-def brute_force(
-    out: Path, number: int, metric: str, space: SearchSpace = SPACE
-) -> list[tuple[str, float, float]]:
+def brute_force(out: Path, number: int, metric: str, space: SearchSpace = SPACE) -> list[tuple[str, float, float]]:
     """Return what no other evaluated trial beats: id, accuracy, ms, by rising latency; the first of equal ones."""
     trials = evaluated_trials(read_study(out / "study.journal"), space)
     points = {t.architecture.id: (t.accuracy, t.ms[number]) for t in trials}
@@ -173,9 +171,9 @@ def test_resumed_replay_makes_the_same_trials(
 ) -> None:
     settings = {"sampler": sampler, "trials": 16}
     assert cli(*command("whole", **settings))[0] == 0
-    append, calls = JournalFileBackend.append_logs, 0
+    append, calls = TrialJournal.append_logs, 0
 
-    def dying(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+    def dying(self: TrialJournal, logs: list[dict[str, Any]]) -> None:
         nonlocal calls
         calls += 1
         if calls == 200:
@@ -183,7 +181,7 @@ def test_resumed_replay_makes_the_same_trials(
         append(self, logs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(JournalFileBackend, "append_logs", dying)
+        patch.setattr(TrialJournal, "append_logs", dying)
         with pytest.raises(Died):
             cli(*command("killed", **settings))
     assert not (tmp_path / "killed" / "front.json").exists()

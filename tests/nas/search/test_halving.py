@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import made_up_accuracy, made_up_table, told
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study
 from optuna.trial import TrialState
 from toy_space import ToySpace
 
 from nas.search.executor import InProcess, Outcome
 from nas.search.halving import REDUCTION, Halving, may_reach_front, rungs
+from nas.search.journal import TrialJournal
 from nas.search.record import evaluated_trials, trials_table, unrated_ids
 from nas.search.samplers import SamplerKind, make_sampler
 from nas.search.study import Driver, SearchFailed, enqueue, first_candidates, open_study
@@ -229,9 +229,9 @@ def test_death_in_a_rung(share: float, undisturbed: tuple[Path, list[RungJob], i
 def test_death_at_any_write(
     undisturbed: tuple[Path, list[RungJob], int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected, append, left = told(undisturbed[0]), JournalFileBackend.append_logs, 0
+    expected, append, left = told(undisturbed[0]), TrialJournal.append_logs, 0
 
-    def dies(self: JournalFileBackend, logs: list[dict[str, Any]]) -> None:
+    def dies(self: TrialJournal, logs: list[dict[str, Any]]) -> None:
         nonlocal left
         left -= 1
         if left < 0:
@@ -243,7 +243,7 @@ def test_death_at_any_write(
     for write in [writes // 2, *range(writes - 40, writes - 1, 6)]:
         left, journal = write, tmp_path / f"{write}.journal"
         with monkeypatch.context() as patch:
-            patch.setattr(JournalFileBackend, "append_logs", dies)
+            patch.setattr(TrialJournal, "append_logs", dies)
             with pytest.raises(Died):
                 run(journal)
         assert run(journal) == expected, write
