@@ -65,7 +65,7 @@ class Proposer:
             kept = pool[self._excess(pool) <= 0]
             return kept[:1] if len(kept) else None
         score = _Score(self._model(observed, accuracies), observed, accuracies, pending, self._limits)
-        elite = observed[score.on_a_front]
+        elite = (observed + pending)[score.on_a_front]
         scores = self._scores(pool, score)
         for _ in range(GENERATIONS):
             best = pool[np.argsort(-scores, kind="stable")[:PARENTS]]
