@@ -172,12 +172,14 @@ def source_of(
 
     def of_each(architectures: Sequence[Architecture]) -> NDArray:
         found = [[latency(architecture) for latency in latencies] for architecture in architectures]
-        return np.array(found, float).reshape(-1, len(latencies))
+        return np.array(found, float).reshape(len(architectures), len(latencies))
 
     many = [latency for latency in grid_latencies if latency is not None]
     grid = space.grid()
     if math.prod(map(len, decisions_of(space).values())) <= LISTED:
         return Listed(space, list(enumerate_architectures(space)), of_each)
     if grid is not None and len(many) == len(latencies):
-        return Rows(space, grid, lambda rows: np.column_stack([latency(grid, rows) for latency in many]))
+        return Rows(
+            space, grid, lambda rows: np.reshape([latency(grid, rows) for latency in many], (len(many), len(rows))).T
+        )
     return Drawn(space, of_each)

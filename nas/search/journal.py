@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 class TrialJournal(JournalFileBackend):
     """Appends at once, so that nothing is lost with the process, and waits for the disk when a trial ends.
 
-    A trial writes some fifteen lines, and a disk takes milliseconds for each that it is waited for. What a power cut may
-    take are lines of trials that were under way, and those are run again.
+    A trial writes some fifteen lines, and a disk takes milliseconds for each that it is waited for. What a power cut
+    may take are lines of trials that were under way, and those are run again.
     """
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
