@@ -22,6 +22,7 @@ from nas.search.pareto import hypervolume
 from nas.search.record import Evaluated
 from nas.search.target import FittedTarget, RecordedTarget, TableTarget, Target
 from nas.training.recorded import Recorded, RecordedOracle, Rows, Source, accuracies, latencies, read_rows
+from nas.training.report import counts
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 
@@ -57,7 +58,9 @@ def run_replay(config: SearchConfig, folder: RunFolder, console: Console) -> Rec
         console.say(f"{known:,} networks of {tables.space.name} are recorded; nothing is trained or measured")
     with folder.stage("search"):
         factory = partial(_look_up, tables.accuracy)
-        rated = search_study(config, folder, console, tables.space, tables.targets, factory)
+        rated = search_study(
+            config, folder, console, tables.space, tables.targets, factory, free=partial(counts, tables.space)
+        )
         if not rated:
             raise RunFailed("no candidate within the budget was rated; give more --trials")
         _report_found(folder, console, tables, rated)

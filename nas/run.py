@@ -27,13 +27,16 @@ from nas.search.study import Driver, enqueue, first_candidates, open_study
 from nas.search.target import TableTarget, Target, metric
 from nas.training.data import Dataset, load_dataset
 from nas.training.oracle import OracleKind, RungOracle, Task, TrainOracle, make_oracle
-from nas.training.report import rank_report
+from nas.training.report import free_scores, rank_report
 from nas.training.train import Recipe
 from predictors.features import feature_matrix
 from predictors.quality import PredictorQuality
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
+
+# Of fewer candidates nothing can be said about a predictor.
+_PREDICTED_FROM = 10
 
 
 class RunFailed(RuntimeError):
@@ -58,6 +61,7 @@ def search_study(
     targets: Sequence[Target],
     factory: Callable[[], Work],
     *,
+    free: Callable[[list[Architecture]], dict[str, list[float]]],
     learned: Probabilities | None = None,
 ) -> list[Evaluated]:
     """Bring the study of a run to its trials, which the works of ``factory`` rate, and return what was rated.
@@ -84,20 +88,17 @@ def search_study(
         folder.record["report"]["successive halving"] = lines
         console.say("successive halving: " + ", ".join(f"{label} {value}" for label, value in lines.items()))
     rated = evaluated_trials(study, space)
-    _report_predictor(folder, console, space, rated)
+    if len(rated) >= _PREDICTED_FROM:
+        with console.progress("checking the accuracy predictor"):
+            _report_predictor(folder, console, space, rated, free([trial.architecture for trial in rated]))
     return rated
 
 
-def _report_predictor(folder: RunFolder, console: Console, space: SearchSpace, rated: list[Evaluated]) -> None:
-    if len(rated) < 10:
-        return
+def _report_predictor(
+    folder: RunFolder, console: Console, space: SearchSpace, rated: list[Evaluated], alone: dict[str, list[float]]
+) -> None:
     X = feature_matrix(space, [t.architecture for t in rated])
-    accuracies = np.array([t.accuracy for t in rated])
-    alone = {
-        "MACs": [float(space.macs(t.architecture)) for t in rated],
-        "parameters": [float(space.params(t.architecture)) for t in rated],
-    }
-    quality = PredictorQuality.of(X, accuracies, alone)
+    quality = PredictorQuality.of(X, np.array([t.accuracy for t in rated]), alone)
     folder.record["report"]["accuracy predictor, cross-validated"] = quality.lines()
     console.say(f"accuracy predictor: {quality.text()}")
 
@@ -131,9 +132,12 @@ class _Run:
         learned = self._learn(task, targets) if self.config.sampler in LEARNED else None
         with self.folder.stage("search"):
             factory = partial(_rating_work, task, self.config)
+            free = partial(free_scores, task, kept=self.folder.path / "naswot.json")
             if self.config.halving:
                 factory = partial(_rung_work, task, self.config, self.folder.rungs)
-            rated = search_study(self.config, self.folder, self.console, space, targets, factory, learned=learned)
+            rated = search_study(
+                self.config, self.folder, self.console, space, targets, factory, free=free, learned=learned
+            )
         with self.folder.stage("finalists"):
             trained = self._train_finalists(task, rated)
         with self.folder.stage("front"):
