@@ -24,6 +24,7 @@ from search_spaces.space import SearchSpace, sample_spread
 STUDY_NAME = "search"
 # An oracle that fails again and again is broken; the study is left as it is for when it is mended.
 FAILURES_IN_A_ROW = 5
+_ALLOWANCE = 0.02
 
 
 class SearchFailed(RuntimeError):
@@ -41,6 +42,17 @@ class Target:
     def predict_ms(self, architecture: Architecture) -> float:
         """Return the predicted latency (ms)."""
         return self.table.predict_ms(self.space.blocks(architecture))
+
+    @property
+    def aim_ms(self) -> float | None:
+        """The latency (ms) to predict for networks that are to use the budget: less by the table's error.
+
+        Networks count by what is measured in the end. A table that errs by more than ``_ALLOWANCE`` errs in both
+        directions: below that, its networks would leave more of the budget than they keep.
+        """
+        if self.budget_ms is None:
+            return None
+        return self.budget_ms * (1 - min(_ALLOWANCE, self.table.quality.mape_percent / 100))
 
 
 def open_study(journal: Path, devices: Sequence[str]) -> Study:
