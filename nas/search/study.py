@@ -54,6 +54,13 @@ class Target:
             return None
         return self.budget_ms * (1 - min(_ALLOWANCE, self.table.quality.mape_percent / 100))
 
+    def used(self, architecture: Architecture) -> float:
+        """Return the share of the aim that an architecture takes: infinite beyond the budget, 0 without any."""
+        if self.budget_ms is None or self.aim_ms is None:
+            return 0.0
+        ms = self.predict_ms(architecture)
+        return ms / self.aim_ms if ms <= self.budget_ms else math.inf
+
 
 def open_study(journal: Path, devices: Sequence[str]) -> Study:
     """Open the study in ``journal``, or create it: accuracy is maximised, each device's latency minimised.

@@ -31,8 +31,8 @@ def make_sampler(
         return GPSampler(space, predict, budgets_ms, seed)
     if kind in LEARNED:
         assert learned is not None
-        aims_ms = [target.aim_ms for target in targets]
-        return LearnedSampler(space, predict, budgets_ms, seed, aims_ms=aims_ms, probabilities=learned)
+        used = [target.used for target in targets]
+        return LearnedSampler(space, predict, budgets_ms, seed, used=used, probabilities=learned)
     if kind == "random":
         return SeededSampler(lambda s: RandomSampler(seed=s), seed)
     if kind == "tpe":

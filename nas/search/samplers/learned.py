@@ -25,7 +25,7 @@ def next_draw(
 ) -> Architecture | None:
     """Return an architecture that uses the budget and whose id is not in ``seen``, None if no draw is either.
 
-    ``used`` is the share of the aim that its latency takes, infinite beyond the budget. The most probable architecture
+    ``used`` is the share of the aim that a latency takes, infinite beyond the budget. The most probable architecture
     comes first, then draws. If ``_DRAWS`` of them hold nothing new between ``LEAST_USED`` and 1, the nearest to that
     is returned.
     """
@@ -47,7 +47,7 @@ class LearnedSampler(ProposingSampler):
 
     Args:
         space, latencies, budgets_ms, seed: see ``ProposingSampler``.
-        aims_ms: the latency to predict for what uses a budget, per device.
+        used: per device, the share of its aim that an architecture takes (``Target.used``).
         probabilities: decision -> option -> probability.
     """
 
@@ -58,11 +58,11 @@ class LearnedSampler(ProposingSampler):
         budgets_ms: Sequence[float | None],
         seed: int,
         *,
-        aims_ms: Sequence[float | None],
+        used: Sequence[Callable[[Architecture], float]],
         probabilities: Probabilities,
     ) -> None:
         super().__init__(space, latencies, budgets_ms, seed)
-        self._aims_ms = aims_ms
+        self._used = used
         self._probabilities = probabilities
 
     def propose(self, study: Study, number: int) -> Architecture:
@@ -70,14 +70,10 @@ class LearnedSampler(ProposingSampler):
         rng = np.random.default_rng([self._seed, number])
         seen = {trial.architecture.id for trial in evaluated_trials(study, self._space)} | pending_ids(study, number)
         for known in (seen, ()):
-            found = next_draw(self._space, self._probabilities, self._used, known, rng)
+            found = next_draw(self._space, self._probabilities, self._most_used, known, rng)
             if found is not None:
                 return found
         return most_probable(self._space, self._probabilities)
 
-    def _used(self, architecture: Architecture) -> float:
-        """Return the share of the aim that is used on the device where that is most."""
-        if not self.feasible(architecture):
-            return np.inf
-        pairs = zip(self._latencies, self._aims_ms, strict=True)
-        return max((latency(architecture) / aim for latency, aim in pairs if aim), default=1.0)
+    def _most_used(self, architecture: Architecture) -> float:
+        return max(used(architecture) for used in self._used)

@@ -1,4 +1,4 @@
-"""Mixing a chain: one pass with masks is what the sliced paths compute, and costs the same however many widths there are."""
+"""Mixing a chain: one pass with masks is what the sliced paths compute, at a cost that no number of widths raises."""
 
 import itertools
 
