@@ -28,7 +28,8 @@ class _Family:
     """Blocks of one position that differ in their widths alone, run together as the widest of them.
 
     ``members`` are their places among all (shape, candidate) pairs. ``masks`` has the channels (members, channels)
-    that each has behind a submodule, ``added`` those to which it adds its input; neither where that is none.
+    that each has behind a submodule, ``added`` those to which it adds its input; neither where that is none. An input
+    of several widths is taken for their mean there, as convolutions do.
     """
 
     members: Tensor
