@@ -92,8 +92,7 @@ def proposed(target: Target, chances: Probabilities) -> list[Architecture]:
     found: dict[str, Architecture] = {}
     for number in range(DRAWS):
         one = next_draw(target.space, chances, target.used, found, np.random.default_rng([0, number]))
-        if one is not None:
-            found[one.id] = one
+        found[one.id] = one
     return list(found.values())
 
 

@@ -23,7 +23,7 @@ def test_the_aim_leaves_the_error_of_the_table_but_no_more_than_networks_may_lea
         table = TARGET.table.model_copy(update={"quality": quality.model_copy(update={"mape_percent": error})})
         aim_ms = Target(SPACE, table, 0.24).aim_ms
         assert aim_ms is not None and aim_ms == pytest.approx(share * 0.24)
-        assert LEAST_USED * aim_ms >= 0.95 * 0.24
+        assert LEAST_USED * aim_ms >= 0.96 * 0.24
     assert Target(SPACE, TARGET.table, None).aim_ms is None
 
 
@@ -39,7 +39,7 @@ def test_draws_use_the_budget_and_are_new() -> None:
     rng = np.random.default_rng(0)
     for _ in range(20):
         found = next_draw(SPACE, ALL, TARGET.used, seen, rng)
-        assert found is not None and found.id not in seen
+        assert found.id not in seen
         assert LEAST_USED <= TARGET.used(found) <= 1
         seen.add(found.id)
 
@@ -54,11 +54,24 @@ def test_the_most_probable_comes_first_if_it_uses_the_budget() -> None:
 def test_without_anything_new_that_uses_the_budget_the_nearest_comes() -> None:
     rng = np.random.default_rng(0)
     found = next_draw(SPACE, ALL, lambda a: 0.1 + 0.8 * (a.id < "8"), set(), rng)
-    assert found is not None and found.id < "8"
+    assert found.id < "8"
     # Between the aim and the budget is nearer than far below the aim, and beyond the budget is nothing.
     found = next_draw(SPACE, ALL, lambda a: 1.01 if a.id < "8" else 0.9, set(), rng)
-    assert found is not None and found.id < "8"
-    assert next_draw(SPACE, ALL, lambda _: float("inf"), set(), rng) is None
+    assert found.id < "8"
+    assert next_draw(SPACE, ALL, lambda _: float("inf"), set(), rng) == most_probable(SPACE, ALL)
+
+
+def test_once_all_that_keeps_the_budget_was_seen_it_comes_again() -> None:
+    few = {name: {o: float(o == "k3_e3") for o in OPTIONS} for name in ALL}
+    few["layer01"] = {o: 0.5 if o in ("k3_e3", "k5_e3") else 0.0 for o in OPTIONS}
+    one, other = (SPACE.parse(",".join([first, *["k3_e3"] * (len(ALL) - 1)])) for first in ("k3_e3", "k5_e3"))
+    found = [
+        next_draw(
+            SPACE, few, lambda a: 0.98 if a == other else float("inf"), {one.id, other.id}, np.random.default_rng(i)
+        )
+        for i in range(5)
+    ]
+    assert found == [other] * 5
 
 
 @pytest.mark.parametrize("kind", ["dnas", "fpnas"])
@@ -67,4 +80,4 @@ def test_a_study_is_made_of_networks_that_use_the_budget(kind: str, tmp_path: Pa
     proposed = [attrs for *_, attrs in trials if "origin" not in attrs]
     assert len(proposed) >= 15 and len({str(attrs["id"]) for attrs in proposed}) == len(proposed)
     for attrs in proposed:
-        assert 0.95 * 0.24 <= float(str(attrs["predicted_ms cpu"])) <= 0.99 * 0.24 + 1e-12
+        assert 0.96 * 0.24 <= float(str(attrs["predicted_ms cpu"])) <= 0.99 * 0.24 + 1e-12
