@@ -1,7 +1,7 @@
 """The block: the unit that is counted, measured, trained and shared."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -58,6 +58,16 @@ class Block(ABC):
     def free(self) -> bool:
         """Whether it runs nothing, so that it is neither measured nor counted."""
         return False
+
+    @property
+    def residual(self) -> bool:
+        """Whether the input is added to the output."""
+        return False
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """Channels behind those submodules at which alternatives may be narrower: what a mask leaves of a wider one."""
+        return {}
 
     @abstractmethod
     def build(self) -> nn.Module:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Shape
+from search_spaces.chain import Candidate
 from search_spaces.grid import Grid
 from search_spaces.macros import MacroSpace
 from search_spaces.operators import Classifier, ConvNormReLU, Identity, MBConv
@@ -83,11 +84,12 @@ class FBNetSpace(MacroSpace):
         head = ConvNormReLU(shape, definition["head"], kernel=1, stride=1)
         self._tail: list[Block] = [head, Classifier(head.out_shape, classes)]
         self.searchable = len(self._layers)
+        self._names = [f"layer{i:02d}" for i in range(1, len(self._layers) + 1)]
         self._lowered = [{option: layer.block(option) for option in OPTIONS} for layer in self._layers]
 
     def decide(self, choose: Choose) -> Architecture:
         """Choose one of nine candidates per layer."""
-        return self._canonical([choose(f"layer{i:02d}", OPTIONS) for i in range(1, len(self._layers) + 1)])
+        return self._canonical([choose(name, OPTIONS) for name in self._names])
 
     def _canonical(self, options: list[str]) -> Architecture:
         # Layers that keep their shape follow each other in a stage: where an identity stands among them
@@ -96,19 +98,17 @@ class FBNetSpace(MacroSpace):
         numbered = enumerate(zip(self._layers, options, strict=True))
         for _, group in itertools.groupby(numbered, key=lambda item: self._run_of(item[0])):
             ordered += sorted((option for _, (_, option) in group), key=lambda option: option == SKIP)
-        names = (f"layer{i:02d}" for i in range(1, len(ordered) + 1))
-        return Architecture(self.name, tuple(zip(names, ordered, strict=True)))
+        return Architecture(self.name, tuple(zip(self._names, ordered, strict=True)))
 
     def grid(self) -> Grid:
         """Return the space as rows of candidate numbers, one per layer."""
-        names = [f"layer{i:02d}" for i in range(1, len(self._layers) + 1)]
         searched = [(i, list(row.values())) for i, row in enumerate(self._lowered)]
         fixed = [(None, [block]) for block in self._tail]
         described = np.array([_describe(option) for option in OPTIONS])
         return Grid(
-            options=dict.fromkeys(names, OPTIONS),
+            options=dict.fromkeys(self._names, OPTIONS),
             positions=[(None, [self._stem]), *searched, *fixed],
-            descriptors=[described] * len(names),
+            descriptors=[described] * len(self._names),
             canonical=self._skips_last,
         )
 
@@ -131,10 +131,17 @@ class FBNetSpace(MacroSpace):
         body = [row[option] for row, (_, option) in zip(self._lowered, architecture.decisions, strict=True)]
         return [self._stem, *body, *self._tail]
 
-    def positions(self) -> list[list[Block]]:
+    def candidates(self) -> list[list[Candidate]]:
         """Return the stem, the nine candidates of each layer, the head and the classifier."""
-        fixed_last = [[block] for block in self._tail]
-        return [[self._stem], *[list(row.values()) for row in self._lowered], *fixed_last]
+
+        def candidate(block: Block, taken: dict[str, str]) -> Candidate:
+            return taken, lambda _: block  # one shape comes in at every position
+
+        layers = [
+            [candidate(block, {name: option}) for option, block in row.items()]
+            for name, row in zip(self._names, self._lowered, strict=True)
+        ]
+        return [[candidate(self._stem, {})], *layers, *([candidate(block, {})] for block in self._tail)]
 
     def descriptors(self, architecture: Architecture) -> list[float]:
         """Kernel, logarithm of the expansion, groups and skip of each layer."""

@@ -5,12 +5,14 @@ Source: FBNetV2: Differentiable Neural Architecture Search for Spatial and Chann
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Shape
+from search_spaces.chain import Candidate
 from search_spaces.macros import MacroSpace
 from search_spaces.operators import ConvNormReLU, Identity, round_channels
 from search_spaces.space import Choose
@@ -83,7 +85,7 @@ class _Layer:
         equal = (e for e in self.expansions if round_channels(channels_in * e) == mid)
         return next((choice._replace(expansion=e) for e in equal), None)
 
-    def block(self, in_shape: Shape, choice: _Choice) -> Block:
+    def block(self, choice: _Choice, in_shape: Shape) -> Block:
         operator, expansion, channels = choice
         if operator == SKIP:
             return Identity(in_shape)
@@ -161,35 +163,43 @@ class FBNetV2Space(MacroSpace):
             decisions += layer.decisions(name, choice)
         return Architecture(self.name, tuple(decisions))
 
-    def _first(self, resolution: str) -> list[Block]:
+    def _resize(self, resolution: str, shape: Shape) -> Block:
         size = self._sizes[resolution]
-        kept = size == self.input_shape[1:]
-        resize = Identity(self.input_shape) if kept else Resize(self.input_shape, *size)
-        channels, stride = self._definition["stem"]
-        return [resize, ConvNormHSwish(resize.out_shape, channels, kernel=3, stride=stride)]
+        return Identity(shape) if size == shape[1:] else Resize(shape, *size)
 
-    def _last(self, shape: Shape) -> list[Block]:
-        expansion, features = self._definition["head"]
-        expand = ConvNormHSwish(shape, round_channels(shape[0] * expansion), kernel=1, stride=1)
-        return [expand, PooledHead(expand.out_shape, features, self.classes)]
+    def _stem(self, shape: Shape) -> Block:
+        channels, stride = self._definition["stem"]
+        return ConvNormHSwish(shape, channels, kernel=3, stride=stride)
+
+    def _expand(self, shape: Shape) -> Block:
+        return ConvNormHSwish(shape, round_channels(shape[0] * self._definition["head"][0]), kernel=1, stride=1)
+
+    def _classify(self, shape: Shape) -> Block:
+        return PooledHead(shape, self._definition["head"][1], self.classes)
 
     def blocks(self, architecture: Architecture) -> list[Block]:
         """Lower to the resizing, the stem, one block per layer, and the two blocks of the head."""
         resolution, choices = self._choices(architecture)
-        found = self._first(resolution)
-        for layer, choice in zip(self._layers, choices, strict=True):
-            found.append(layer.block(found[-1].out_shape, choice))
-        return [*found, *self._last(found[-1].out_shape)]
+        layers = (partial(layer.block, choice) for layer, choice in zip(self._layers, choices, strict=True))
+        steps: list[Callable[[Shape], Block]] = [partial(self._resize, resolution), self._stem, *layers]
+        found: list[Block] = []
+        shape = self.input_shape
+        for block in (*steps, self._expand, self._classify):
+            found.append(block(shape))
+            shape = found[-1].out_shape
+        return found
 
-    def positions(self) -> list[list[Block]]:
-        """Return what may stand at each position, at every resolution and behind every width that may come before."""
-        rows = [list(row) for row in zip(*map(self._first, self._sizes), strict=True)]
-        for layer in self._layers:
-            shapes = dict.fromkeys(block.out_shape for block in rows[-1])
-            found = (layer.block(shape, choice) for shape in shapes for choice in layer.choices())
-            rows.append(list(dict.fromkeys(found)))
-        shapes = dict.fromkeys(block.out_shape for block in rows[-1])
-        return [*rows, *[list(row) for row in zip(*map(self._last, shapes), strict=True)]]
+    def candidates(self) -> list[list[Candidate]]:
+        """Return the resolutions, the stem, what each layer may be, and the two blocks of the head."""
+        several = len(self._sizes) > 1
+        resized: list[Candidate] = [
+            ({"resolution": r} if several else {}, partial(self._resize, r)) for r in self._sizes
+        ]
+        layers: list[list[Candidate]] = [
+            [(dict(layer.decisions(name, choice)), partial(layer.block, choice)) for choice in layer.choices()]
+            for name, layer in zip(self._names, self._layers, strict=True)
+        ]
+        return [resized, [({}, self._stem)], *layers, [({}, self._expand)], [({}, self._classify)]]
 
     def descriptors(self, architecture: Architecture) -> list[float]:
         """Share of the input's height; of each layer kernel, log expansion, log channels, squeeze, h-swish."""

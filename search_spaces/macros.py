@@ -1,11 +1,13 @@
 """Spaces whose macro-architectures and published networks are data: a TOML file per family."""
 
 import tomllib
+from abc import abstractmethod
 from functools import cache
 from importlib import resources
 from typing import Any
 
-from search_spaces.block import Shape
+from search_spaces.block import Block, Shape
+from search_spaces.chain import Candidate, Position, laid_out
 from search_spaces.errors import InputError, unknown
 from search_spaces.space import SearchSpace
 
@@ -84,6 +86,18 @@ class MacroSpace(SearchSpace):
             return str(named[text]["macro"])
         space, _, _ = text.rpartition(":")
         return space.removeprefix(f"{cls.family}/") if space.startswith(f"{cls.family}/") else None
+
+    @abstractmethod
+    def candidates(self) -> list[list[Candidate]]:
+        """Return the candidates of each position of a network, from the image to the class scores."""
+
+    def chain(self) -> list[Position]:
+        """Return the positions of a network, with every shape that may come in."""
+        return laid_out(self.input_shape, self.candidates())
+
+    def positions(self) -> list[list[Block]]:
+        """Return what may stand at each position, behind every shape that may come in."""
+        return [list(dict.fromkeys(block for row in each.blocks for block in row)) for each in self.chain()]
 
     def _named_layers(self) -> dict[str, str]:
         """Return the layers, as text, of each published architecture of this macro-architecture."""

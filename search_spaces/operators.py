@@ -1,7 +1,7 @@
 """The operators of convolutional spaces, each defined once."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -61,6 +61,11 @@ class ConvNormReLU(Block):
         _, height, width = self.out_shape
         return self.params * height * width
 
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """The output's channels, behind the activation."""
+        return {"act": self.out_channels}
+
     def build(self) -> nn.Module:
         """Return the module."""
         return conv_norm(self.in_shape[0], self.out_channels, self.kernel, self.stride, 1, relu=True)
@@ -92,7 +97,7 @@ class MBConvModule(nn.Module):
         self.shuffle = ChannelShuffle(groups) if groups > 1 else nn.Identity()
         self.depthwise = conv_norm(mid, mid, block.kernel, block.stride, mid, relu=True)
         self.project = conv_norm(mid, block.out_channels, 1, 1, groups, relu=False)
-        self.residual = block.in_shape == block.out_shape
+        self.residual = block.residual
 
     def forward(self, x: Tensor) -> Tensor:
         """Map NCHW to NCHW."""
@@ -138,6 +143,20 @@ class MBConv(Block):
         """Shape of the output feature map."""
         _, height, width = self.in_shape
         return self.out_channels, _after_stride(height, self.stride), _after_stride(width, self.stride)
+
+    @property
+    def residual(self) -> bool:
+        """Whether input and output agree in shape."""
+        return self.in_shape == self.out_shape
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """The channels of the depthwise convolution and of the output.
+
+        A mask behind the depthwise convolution's batch norm serves the expansion too: channels do not mix
+        between them, and a mask before it would be normalised away or leave what the norm's shift adds.
+        """
+        return {"depthwise.act": self.mid_channels, "project": self.out_channels}
 
     def _weights(self) -> tuple[int, int, int]:
         c_in, mid = self.in_shape[0], self.mid_channels

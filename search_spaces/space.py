@@ -9,6 +9,7 @@ from torch import nn
 
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Network, Shape
+from search_spaces.chain import Position
 from search_spaces.errors import InputError, unknown
 from search_spaces.grid import Grid
 
@@ -59,6 +60,10 @@ class SearchSpace(ABC):
     @abstractmethod
     def positions(self) -> list[list[Block]]:
         """Return the blocks that may stand at each position of a network, one where nothing is searched."""
+
+    def chain(self) -> list[Position] | None:
+        """Return the positions of a network whose blocks follow one another, None where they do not."""
+        return None
 
     def distinct_blocks(self) -> list[Block]:
         """Return every block that some architecture uses, each once: the rows of a latency table."""

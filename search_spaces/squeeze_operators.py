@@ -4,6 +4,7 @@ Source: FBNetV2: Differentiable Neural Architecture Search for Spatial and Chann
 2004.05565), and its authors' code; h-swish and the hard sigmoid: Searching for MobileNetV3 (ICCV 2019), section 5.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -48,6 +49,12 @@ class SqueezeMBConv(MBConv):
     def squeezed_channels(self) -> int:
         """Channels between the two layers of the squeeze-excite."""
         return round_channels(self.mid_channels // 4)
+
+    @property
+    def widths(self) -> Mapping[str, int]:
+        """Those of the inverted residual and, within the squeeze-excite, its squeezed channels."""
+        squeezed = {"depthwise.squeeze.act": self.squeezed_channels} if self.squeeze else {}
+        return {**super().widths, **squeezed}
 
     def _squeeze_weights(self) -> int:
         return 2 * self.mid_channels * self.squeezed_channels if self.squeeze else 0

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+import torch.nn.functional as F
+from torch import Tensor
 
 from latency.files import read_sealed, write_sealed
 from search_spaces.architecture import Architecture
@@ -15,14 +16,10 @@ from search_spaces.space import SearchSpace, replay
 SCHEMA_VERSION = 1
 Probabilities = Mapping[str, Mapping[str, float]]
 """Decision -> option -> probability; decisions are independent."""
-Costs = dict[str, NDArray]
-"""Decision -> the share (ms) of each option in a network's latency."""
 
 # Enough draws to meet every option of a space several times.
 _DRAWS = 1500
 _SUMMARISED = 200
-_STEEPEST = 1e3
-_BISECTIONS = 50
 
 
 def decisions_of(space: SearchSpace) -> dict[str, tuple[str, ...]]:
@@ -57,65 +54,11 @@ def most_probable(space: SearchSpace, probabilities: Probabilities) -> Architect
     return space.decide(lambda name, options: max(options, key=lambda option: probabilities[name][option]))
 
 
-def additive_costs(space: SearchSpace, predict_ms: Callable[[Architecture], float], seed: int) -> Costs:
-    """Split predicted latencies into one cost (ms) per option, by least squares over random architectures.
-
-    A table's prediction is a sum over layers but for the borders between neighbours, of which each option gets its
-    average share.
-    """
-    options = decisions_of(space)
-    column = {decision: i for i, decision in enumerate((n, o) for n, every in options.items() for o in every)}
-    rng = np.random.default_rng(seed)
-    everything = uniform(options)
-    drawn = [draw(space, everything, rng) for _ in range(_DRAWS)]
-    rows = np.zeros((len(drawn), len(column)))
-    for row, taken in zip(rows, drawn, strict=True):
-        row[[column[decision] for decision in taken.items()]] = 1
-    found = np.linalg.lstsq(rows, np.array([predict_ms(replay(space, taken)) for taken in drawn]), rcond=None)[0]
-    return {name: found[[column[name, option] for option in every]] for name, every in options.items()}
-
-
-def expected_ms(logits: Mapping[str, NDArray], costs: Costs) -> float:
-    """Return the expected latency (ms) of the softmax of ``logits``."""
-    return float((_softmax(_stacked(logits, -np.inf)) * _stacked(costs, 0.0)).sum())
-
-
-def multiplier(logits: Mapping[str, NDArray], costs: Costs, budget_ms: float) -> float:
-    """Return the coefficient of latency in the exponent at which the expected latency is ``budget_ms``.
-
-    Of all distributions with that latency, ``softmax(logits - coefficient * costs)`` is the nearest to
-    ``softmax(logits)`` (in Kullback-Leibler divergence). Expected latency falls with the coefficient, which bisection
-    therefore finds; beyond what the space can reach it ends at the fastest or the slowest networks.
-    """
-    rows, ms = _stacked(logits, -np.inf), _stacked(costs, 0.0)
-    span = float(np.ptp(ms))
-    low, high = -_STEEPEST / span, _STEEPEST / span
-    for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
-        if (_softmax(rows - middle * ms) * ms).sum() > budget_ms:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _stacked(values: Mapping[str, NDArray], filler: float) -> NDArray:
-    """Return one row per decision, shorter ones filled up."""
-    rows = np.full((len(values), max(map(len, values.values()))), filler)
-    for row, found in zip(rows, values.values(), strict=True):
-        row[: len(found)] = found
-    return rows
-
-
-def _softmax(logits: NDArray) -> NDArray:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
-
-
-def probabilities_of(logits: Mapping[str, NDArray], options: Mapping[str, Sequence[str]]) -> Probabilities:
+def probabilities_of(logits: Mapping[str, Tensor], options: Mapping[str, Sequence[str]]) -> Probabilities:
     """Return the softmax of ``logits`` by the options' names."""
     return {
-        name: dict(zip(options[name], map(float, _softmax(values)), strict=True)) for name, values in logits.items()
+        name: dict(zip(options[name], F.softmax(values.detach().double(), dim=0).tolist(), strict=True))
+        for name, values in logits.items()
     }
 
 

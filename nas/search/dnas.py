@@ -1,7 +1,8 @@
 """Differentiable search: a distribution over architectures, learned by gradients at a latency budget.
 
 FBNet (CVPR 2019, arXiv 1812.03443, section 3.2) mixes all candidates of a layer by Gumbel-softmax weights. Here two
-candidates per layer are mixed, drawn by the same Gumbel noise, which costs a fraction of that; FP-NAS (CVPR 2021, arXiv
+operators per layer are mixed, drawn by the same Gumbel noise, which costs a fraction of that; all widths of theirs come
+at the price of one, as masks (FBNetV2, CVPR 2020, arXiv 2004.05565, section 3.1). FP-NAS (CVPR 2021, arXiv
 2011.10949, section 3) rates whole architectures instead and needs no more memory than one of them. Both share
 the weights of one supernet, alternate steps of weights and of the distribution on disjoint images, and know every
 latency from the measured table.
@@ -17,22 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.search.distribution import (
-    Costs,
-    Probabilities,
-    additive_costs,
-    decisions_of,
-    draw,
-    expected_ms,
-    multiplier,
-    probabilities_of,
-)
+from nas.search.distribution import Probabilities, decisions_of, draw, probabilities_of
+from nas.search.expected import Latency, at_budget, expected_latency
 from nas.search.target import TableTarget
 from nas.training.data import Dataset, Split, batches, parted
 from nas.training.oracle import Task
 from nas.training.supernet import Supernet
 from nas.training.train import Progress, Recipe, device, fit
-from search_spaces.architecture import Architecture
+from search_spaces.chain import Position
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace, replay
 
@@ -42,52 +35,54 @@ _WARM, _COLD = 5.0, 0.1
 _RATE = 0.05
 # The weights are trained already.
 _WEIGHTS_RATE = 0.03
-# Candidates of each layer that are mixed in a step.
+# Operators of each layer that are mixed in a step.
 MIXED = 2
 # Architectures per step and nat of entropy (FP-NAS, section 3.3), but never fewer than can be compared.
 _PER_NAT = 0.25
 _FEWEST = 2
 
 
-def require_layers(space: SearchSpace) -> list[int]:
-    """Return the position of each decision's block.
+def require_layers(space: SearchSpace) -> list[Position]:
+    """Return the layers of a space.
 
     Raises:
-        InputError: decisions and blocks do not correspond, or the candidates of a layer differ in their output shape.
+        InputError: its blocks do not follow one another, or the candidates of a layer differ in height or width.
     """
-    positions = space.positions()
-    searched = [i for i, row in enumerate(positions) if len(row) > 1]
-    if len(searched) != len(decisions_of(space)):
+    chain = space.chain()
+    if chain is None:
         raise InputError(
             f"--sampler dnas mixes the candidates of layers that follow one another, which {space.name} "
             "does not consist of; --sampler fpnas takes any space"
         )
-    for i in searched:
-        shapes = {block.out_shape for block in positions[i]}
-        if len(shapes) > 1:
-            found = ", ".join("x".join(map(str, shape)) for shape in sorted(shapes))
-            raise InputError(f"--sampler dnas: the candidates of layer {i} of {space.name} differ in shape: {found}")
-    return searched
+    for i, position in enumerate(chain[1:], 1):
+        if position.resizes:
+            found = ", ".join("x".join(map(str, shape)) for shape in sorted(position.out_shapes))
+            raise InputError(f"--sampler dnas: the candidates of layer {i} of {space.name} differ in size: {found}")
+    return chain
 
 
 @dataclass
 class Search:
     """The state of a differentiable search and its steps.
 
-    ``logits`` are those before the budget; ``at_budget`` shifts them by the costs until the expected latency is
-    the budget, so that gradients decide only between distributions of that latency.
+    ``logits`` are those before the budget; ``at_budget`` shifts them until the expected latency is the budget, so
+    that gradients decide only between distributions of that latency.
     """
 
     space: SearchSpace
     supernet: Supernet
-    costs: Costs
+    latency: Latency
     budget_ms: float
     estimator: Estimator
 
     def __post_init__(self) -> None:
         self.options = decisions_of(self.space)
         self.logits = {name: torch.zeros(len(every), requires_grad=True) for name, every in self.options.items()}
-        self._positions = require_layers(self.space) if self.estimator == "mixed" else []
+        if self.estimator == "mixed":
+            chain = require_layers(self.space)
+            self._operators = {position.operator for position in chain}
+            self._resolution = chain[0].operator if chain[0].resizes else None
+            self._mixture = self.supernet.mixture()
         self._adam = torch.optim.Adam(self.logits.values(), _RATE, betas=(0.5, 0.999))
         for logits in self.logits.values():
             zeros = {key: torch.zeros_like(logits, requires_grad=False) for key in ("exp_avg", "exp_avg_sq")}
@@ -103,48 +98,73 @@ class Search:
 
     def at_budget(self) -> dict[str, Tensor]:
         """Return the logits of the distribution whose expected latency is the budget."""
-        plain = {name: logits.detach().double().numpy() for name, logits in self.logits.items()}
-        coefficient = multiplier(plain, self.costs, self.budget_ms)
-        shift = {name: torch.from_numpy(coefficient * cost).float() for name, cost in self.costs.items()}
-        return {name: logits - shift[name] for name, logits in self.logits.items()}
+        return at_budget(self.logits, self.latency, self.budget_ms)
 
     def probabilities(self) -> Probabilities:
         """Return the distribution at the budget."""
-        return self._chances(self.at_budget())
+        return probabilities_of(self.at_budget(), self.options)
 
-    def _chances(self, logits: Mapping[str, Tensor]) -> Probabilities:
-        return probabilities_of({name: v.detach().double().numpy() for name, v in logits.items()}, self.options)
+    def step(self, images: Tensor, labels: Tensor, rng: np.random.Generator, done: float) -> Probabilities:
+        """Improve the distribution by one batch, and return what it was before.
 
-    def step(self, images: Tensor, labels: Tensor, rng: np.random.Generator, done: float) -> None:
-        """Improve the distribution by one batch; ``done`` in [0, 1] is how far the search has come."""
-        mixed = self.estimator == "mixed"
-        loss = self._mixed(images, labels, rng, done) if mixed else self._sampled(images, labels, rng)
+        ``done`` in [0, 1] is how far the search has come.
+        """
+        logits = self.at_budget()
+        before = probabilities_of(logits, self.options)
+        if self.estimator == "mixed":
+            loss = self._mixed(logits, images, labels, rng, done)
+        else:
+            loss = self._sampled(logits, before, images, labels, rng)
         self._adam.zero_grad()
         loss.backward()
         self._adam.step()
+        return before
 
-    def _mixed(self, images: Tensor, labels: Tensor, rng: np.random.Generator, done: float) -> Tensor:
-        """Return the loss of Gumbel-softmax weights over the candidates that the noise favours."""
+    def _mixed(
+        self, logits: Mapping[str, Tensor], images: Tensor, labels: Tensor, rng: np.random.Generator, done: float
+    ) -> Tensor:
+        """Return the loss of Gumbel-softmax weights over the operators that the noise favours, and over all widths."""
         temperature = _WARM * (_COLD / _WARM) ** done
-        chosen: list[list[str]] = []
-        weights: dict[int, Tensor] = {}
-        for (name, logits), position in zip(self.at_budget().items(), self._positions, strict=True):
-            noisy = logits + torch.from_numpy(rng.gumbel(size=len(logits))).float()
-            top = noisy.topk(MIXED)
-            weights[position] = F.softmax(top.values / temperature, dim=0).to(device())
-            chosen.append([self.options[name][i] for i in top.indices])
-        paths = [
-            Architecture(self.space.name, tuple(zip(self.options, path, strict=True)))
-            for path in zip(*chosen, strict=True)
+        weights: dict[str, Tensor] = {}
+        for name, values in logits.items():
+            noisy = values + torch.from_numpy(rng.gumbel(size=len(values))).float()
+            kept = noisy.topk(MIXED if name in self._operators and len(noisy) > MIXED else len(noisy))
+            chances = F.softmax(kept.values / temperature, dim=0)
+            weights[name] = torch.zeros_like(noisy).scatter(0, kept.indices, chances).to(device())
+        branches = self._branches(weights)
+        each = max(1, len(images) // len(branches))
+        losses = [
+            share * F.cross_entropy(self._mixture(chosen, images[:each]), labels[:each]) for share, chosen in branches
         ]
-        return F.cross_entropy(self.supernet.mix(paths, weights, images), labels)
+        return torch.stack(losses).sum()
 
-    def _sampled(self, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
+    def _branches(self, weights: dict[str, Tensor]) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """Return the resolutions that are mixed, each with its weight and the weights of all else.
+
+        Feature maps of different sizes cannot be added up without misplacing or inventing pixels, and every layer
+        depends on a size that is chosen once, so the losses are mixed: each resolution sees the same part of
+        the batch, which takes the time and memory of one that sees all. A straight-through weight on the resized
+        image would have no gradient: batch norm divides it out.
+        """
+        if self._resolution is None:
+            return [(torch.ones((), device=device()), weights)]
+        mixed = weights[self._resolution]
+        sole = torch.eye(len(mixed), device=mixed.device)
+        return [(mixed[i], {**weights, self._resolution: sole[i]}) for i in mixed.detach().nonzero().flatten().tolist()]
+
+    def _sampled(
+        self,
+        logits: Mapping[str, Tensor],
+        before: Probabilities,
+        images: Tensor,
+        labels: Tensor,
+        rng: np.random.Generator,
+    ) -> Tensor:
         """Return the score-function loss of sampled architectures, weighed by how well each explains each image."""
-        logs = {name: F.log_softmax(logits, dim=0) for name, logits in self.at_budget().items()}
+        logs = {name: F.log_softmax(values, dim=0) for name, values in logits.items()}
         entropy = -sum(float((values.exp() * values).sum().detach()) for values in logs.values())
-        count, chances = max(_FEWEST, round(_PER_NAT * entropy)), self._chances(logs)
-        drawn = [draw(self.space, chances, rng) for _ in range(count)]
+        count = max(_FEWEST, round(_PER_NAT * entropy))
+        drawn = [draw(self.space, before, rng) for _ in range(count)]
         with torch.no_grad():
             scores = [self.supernet.forward(replay(self.space, path), images) for path in drawn]
             likelihoods = torch.stack([-F.cross_entropy(s, labels, reduction="none") for s in scores])
@@ -173,8 +193,8 @@ def learn(
         rows = rng.choice(len(held), min(recipe.batch_size, len(held)), replace=False)
         other = Split(held.images[rows], held.labels[rows])
         seen, answers = next(batches(other, data.mean, data.std, recipe.batch_size))
-        search.step(seen.to(device()), answers.to(device()), rng, float(counter) / steps)
-        path = replay(search.space, draw(search.space, search.probabilities(), rng))
+        chances = search.step(seen.to(device()), answers.to(device()), rng, float(counter) / steps)
+        path = replay(search.space, draw(search.space, chances, rng))
         return F.cross_entropy(search.supernet.forward(path, images), labels)
 
     fit(search.supernet.parameters, loss, weights_data, recipe, seed, checkpoint, progress, state)
@@ -186,18 +206,15 @@ def learn_at_budget(
 ) -> Probabilities:
     """Learn the distribution of a run, with half of the supernet's epochs, at the budget of the tightest device.
 
-    It is learned below the budget by the table's error, so that networks that are measured in the end keep it.
+    It is learned below the budget by the table's error (``Target.aim_ms``).
 
     Raises:
         InputError: the space has no layers to mix, or ``checkpoint`` is damaged.
     """
-    flat = {name: np.zeros(len(options)) for name, options in decisions_of(task.space).items()}
-    split = [
-        (additive_costs(task.space, t.predict_ms, task.seed), t.budget_ms * (1 - t.table.quality.mape_percent / 100))
-        for t in targets
-        if t.budget_ms
-    ]
-    costs, aim_ms = max(split, key=lambda found: expected_ms(flat, found[0]) / found[1])
+    options = decisions_of(task.space)
+    flat = {name: torch.full((len(every),), 1 / len(every), dtype=torch.float64) for name, every in options.items()}
+    found = [(expected_latency(task.space, t.table, task.seed), t.aim_ms) for t in targets if t.aim_ms]
+    latency, aim_ms = max(found, key=lambda each: float(each[0](flat)) / each[1])
     recipe = replace(task.supernet_recipe, epochs=max(1, task.supernet_recipe.epochs // 2), learning_rate=_WEIGHTS_RATE)
-    search = Search(task.space, task.train_supernet(), costs, aim_ms, estimator)
+    search = Search(task.space, task.train_supernet(), latency, aim_ms, estimator)
     return learn(search, task.dataset, recipe, task.seed, checkpoint, progress)

@@ -6,7 +6,6 @@ Candidates of a layer share parameters of the same name, each using its part of 
 features of its own.
 """
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nas.training.data import Dataset
+from nas.training.mixing import Mixture
 from nas.training.train import Progress, Recipe, device, fit
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block
@@ -62,27 +62,14 @@ class Supernet:
         path = self._space.wire(architecture, layers)
         return functional_call(path, self._parts(architecture, path), (images,))
 
-    def mix(self, paths: Sequence[Architecture], weights: Mapping[int, Tensor], images: Tensor) -> Tensor:
-        """Return the class scores (N, classes) of several paths that are mixed at every position, weights held fixed.
+    def mixture(self) -> Mixture:
+        """Return this network with the candidates of every position mixed, its weights held fixed.
 
-        ``weights`` has one tensor (paths,) per position at which the paths differ; the output of a position is
-        the weighted sum of theirs (FBNet, CVPR 2019, equation 4). For spaces whose blocks follow one another.
+        For spaces whose blocks follow one another.
         """
-        x = images
-        for position, row in enumerate(zip(*(self._space.blocks(path) for path in paths), strict=True)):
-            outputs = {block.key: self._run(position, block, x) for block in row}
-            if len(outputs) == 1:
-                (x,) = outputs.values()
-            else:
-                mixed = [w * outputs[block.key] for w, block in zip(weights[position], row, strict=True)]
-                x = torch.stack(mixed).sum(0)
-        return x
-
-    def _run(self, position: int, block: Block, x: Tensor) -> Tensor:
-        module = self._modules[position][block.key]
-        named = module.named_parameters()
-        parts = {name: self._part(position, block, name, own).detach() for name, own in named}
-        return torch.as_tensor(functional_call(module, parts, (x,)))
+        chain = self._space.chain()
+        assert chain is not None
+        return Mixture(chain, self._modules, self._part)
 
     def fit(self, data: Dataset, recipe: Recipe, seed: int, checkpoint: Path, progress: Progress) -> "Supernet":
         """Train one uniformly drawn path per step; resumable through ``checkpoint``. See ``train.fit``."""

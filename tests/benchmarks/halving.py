@@ -19,7 +19,8 @@ from nas.search.executor import InProcess
 from nas.search.halving import Halving
 from nas.search.pareto import hypervolume
 from nas.search.samplers import SamplerKind, make_sampler
-from nas.search.study import Driver, Target, enqueue, first_candidates, open_study
+from nas.search.study import Driver, enqueue, first_candidates, open_study
+from nas.search.target import TableTarget
 from nas.training.oracle import RungJob, RungOracle, Task, TrainOracle
 from nas.training.train import Recipe
 from search_spaces.architecture import Architecture
@@ -52,7 +53,7 @@ class Remembering:
 
 
 def search(
-    target: Target, oracle: Remembering, sampler: SamplerKind, trials: int, seed: int, epochs: int | None
+    target: TableTarget, oracle: Remembering, sampler: SamplerKind, trials: int, seed: int, epochs: int | None
 ) -> list[tuple[int, float | None, float]]:
     """Return epochs trained, accuracy (None where stopped) and ms of each trial; halving until ``epochs`` are spent."""
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +82,7 @@ def rated(trials: list[tuple[int, float | None, float]]) -> Points:
     return [(accuracy, ms) for _, accuracy, ms in trials if accuracy is not None]
 
 
-def compare(target: Target, oracle: Remembering, sampler: SamplerKind, trials: int, seed: int) -> None:
+def compare(target: TableTarget, oracle: Remembering, sampler: SamplerKind, trials: int, seed: int) -> None:
     """Print one row per search. The share is that of the hypervolume which full training of ``trials`` reaches."""
     full = search(target, oracle, sampler, trials, seed, None)
     budget = sum(epochs for epochs, *_ in full)
@@ -116,7 +117,7 @@ def main() -> None:
             task = Task(SPACE, "digits", None, Path(folder, "data"), seed, None, Recipe(1))
             oracle = Remembering(task, Path(folder, f"rungs{seed}"))
             for sampler in asked.samplers:
-                compare(Target(SPACE, table, None), oracle, sampler, asked.trials, seed)
+                compare(TableTarget(SPACE, table, None), oracle, sampler, asked.trials, seed)
 
 
 if __name__ == "__main__":

@@ -28,8 +28,11 @@ from nas.delivery.front import Front
 from nas.devices import Progress
 from nas.folder import open_folder, read_record
 from nas.run import RunFailed, run_search
+from nas.search.samplers.learned import LEAST_USED
+from nas.search.target import TableTarget
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.fbnetv2 import FBNetV2Space
 
 SPACE = FBNetSpace((1, 8, 8), 10)
 
@@ -239,6 +242,17 @@ def test_learned_samplers(sampler: str, oracle: str, table: Path, tmp_path: Path
     again, console = search(out, table, finalists=1, final_epochs=1, **settings)
     assert again == front and "learning the distribution" not in console.bars
     assert files(out) == before
+
+
+def test_widths_and_resolutions_are_learned_too(tmp_path: Path) -> None:
+    space = FBNetV2Space((1, 20, 20), 10)
+    target = TableTarget(space, made_up_table(space), 0.5)
+    made_up_table(space).save(tmp_path / "t.json")
+    settings = {"space": "fbnetv2", "input": "20", "sampler": "dnas", "budget_ms": 0.5, "trials": 8, "rank_networks": 0}
+    search(tmp_path / "run", tmp_path / "t.json", finalists=1, final_epochs=1, supernet_steps=1, **settings)
+    drawn = [trial for trial in told(tmp_path / "run" / "study.journal") if "origin" not in trial[4]]
+    assert len(drawn) == 4
+    assert all(target.used(space.parse(str(attrs["architecture"]))) >= LEAST_USED for *_, attrs in drawn)
 
 
 def test_oracle_that_trains(table: Path, tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def make_sampler(
         return EvolutionSampler(space, predict, budgets_ms, seed)
     if kind in LEARNED:
         assert learned is not None
-        return LearnedSampler(space, predict, budgets_ms, seed, learned)
+        used = [target.used for target in targets if isinstance(target, TableTarget)]
+        return LearnedSampler(space, predict, budgets_ms, seed, used=used, probabilities=learned)
     if kind == "random":
         return SeededSampler(lambda s: RandomSampler(seed=s), seed)
     if kind == "tpe":

@@ -13,7 +13,7 @@ from toy_space import ToySpace
 
 from nas.search import candidates
 from nas.search.candidates import Architectures, Batch, Drawn, Listed, Rows, source_of
-from nas.search.study import Target
+from nas.search.target import TableTarget
 from predictors.features import feature_matrix
 from search_spaces.architecture import Architecture
 from search_spaces.fbnet import FBNetSpace
@@ -23,7 +23,7 @@ from search_spaces.space import SearchSpace, enumerate_architectures, replay, sa
 
 SPACE = FBNetSpace((3, 32, 32), 10, "imagenet")  # with layers whose order does not matter
 TOY = ToySpace((1, 8, 8), 10)
-DEVICES = (Target(SPACE, made_up_table(SPACE), None), Target(SPACE, made_up_table(SPACE, "board"), 1.0))
+DEVICES = (TableTarget(SPACE, made_up_table(SPACE), None), TableTarget(SPACE, made_up_table(SPACE, "board"), 1.0))
 
 
 def latencies(architectures: Sequence[Architecture]) -> NDArray:

@@ -9,14 +9,10 @@ from fakes import made_up_table
 from toy_space import ToySpace
 
 from nas.search.distribution import (
-    additive_costs,
     decisions_of,
     draw,
-    expected_ms,
     load,
     most_probable,
-    multiplier,
-    probabilities_of,
     save,
     summary,
     uniform,
@@ -24,7 +20,6 @@ from nas.search.distribution import (
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.fbnet import OPTIONS, FBNetSpace
-from search_spaces.space import replay
 
 SPACE = FBNetSpace((1, 8, 8), 10)
 TABLE = made_up_table(SPACE)
@@ -55,45 +50,6 @@ def test_draws_follow_the_probabilities(space: FBNetSpace) -> None:
     drawn = [draw(space, chances, rng) for _ in range(1000)]
     assert np.mean([taken[first] == options[0] for taken in drawn]) == pytest.approx(0.75, abs=0.04)
     assert draw(space, chances, np.random.default_rng(0)) == drawn[0]
-
-
-def test_costs_add_up_to_the_prediction() -> None:
-    costs = additive_costs(SPACE, predict_ms, 0)
-    rng, chances = np.random.default_rng(1), uniform(decisions_of(SPACE))
-    for _ in range(20):
-        taken = draw(SPACE, chances, rng)
-        total = sum(costs[name][OPTIONS.index(option)] for name, option in taken.items())
-        # The made-up table is additive, so least squares is exact.
-        assert total == pytest.approx(predict_ms(replay(SPACE, taken)), rel=1e-6)
-
-
-def test_the_multiplier_brings_the_expected_latency_to_the_budget() -> None:
-    costs, rng = additive_costs(SPACE, predict_ms, 0), np.random.default_rng(0)
-    logits = {name: rng.normal(size=len(cost)) for name, cost in costs.items()}
-    fastest, slowest = (sum(float(side(cost)) for cost in costs.values()) for side in (np.min, np.max))
-    for budget_ms in np.linspace(1.05 * fastest, 0.95 * slowest, 7):
-        coefficient = multiplier(logits, costs, budget_ms)
-        shifted = {name: logits[name] - coefficient * cost for name, cost in costs.items()}
-        assert expected_ms(shifted, costs) == pytest.approx(budget_ms, rel=1e-6)
-    own = expected_ms(logits, costs)
-    assert multiplier(logits, costs, own) == pytest.approx(0, abs=1e-4)
-
-
-def test_no_multiplier_leads_beyond_the_space() -> None:
-    costs = additive_costs(SPACE, predict_ms, 0)
-    flat = {name: np.zeros(len(cost)) for name, cost in costs.items()}
-    for budget_ms, side in ((1e-9, np.min), (1e9, np.max)):
-        coefficient = multiplier(flat, costs, budget_ms)
-        reached = expected_ms({name: -coefficient * cost for name, cost in costs.items()}, costs)
-        assert reached == pytest.approx(sum(float(side(cost)) for cost in costs.values()), rel=0.02)
-
-
-def test_expected_latency_is_the_mean_of_the_draws() -> None:
-    costs, rng = additive_costs(SPACE, predict_ms, 0), np.random.default_rng(0)
-    logits = {name: rng.normal(size=len(cost)) for name, cost in costs.items()}
-    chances = probabilities_of(logits, decisions_of(SPACE))
-    drawn = [predict_ms(replay(SPACE, draw(SPACE, chances, rng))) for _ in range(1000)]
-    assert np.mean(drawn) == pytest.approx(expected_ms(logits, costs), rel=0.02)
 
 
 def test_summary() -> None:

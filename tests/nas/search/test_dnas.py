@@ -1,35 +1,37 @@
 """Differentiable search: mixing, both gradient estimators, the budget, and what survives a death."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from fakes import made_up_table
+from tiny_space import TinySpace, rough_table
 from torch import Tensor, nn
 from toy_space import ToySpace
 
 from nas.search import dnas
-from nas.search.distribution import additive_costs, draw, expected_ms, uniform
+from nas.search.distribution import decisions_of, draw, uniform
 from nas.search.dnas import Estimator, Search, learn, learn_at_budget, require_layers
+from nas.search.expected import expected_latency
 from nas.search.target import TableTarget
 from nas.training.data import Dataset, Split, load_dataset, parted, to_tensor
 from nas.training.oracle import Task
-from nas.training.supernet import Supernet
 from nas.training.train import Recipe
 from search_spaces.architecture import Architecture
-from search_spaces.block import Block
+from search_spaces.chain import Candidate
 from search_spaces.errors import InputError
 from search_spaces.fbnet import OPTIONS, FBNetSpace
 from search_spaces.nb201 import NB201Space
 from search_spaces.operators import ConvNormReLU
-from search_spaces.space import SearchSpace, sample
+from search_spaces.space import SearchSpace
 
 SPACE = FBNetSpace((1, 8, 8), 10)
 TARGET = TableTarget(SPACE, made_up_table(SPACE), 0.2)
-COSTS = additive_costs(SPACE, TARGET.predict_ms, 0)
+LATENCY = expected_latency(SPACE, TARGET.table, 0)
 ESTIMATORS: tuple[Estimator, ...] = ("mixed", "sampled")
 
 
@@ -53,44 +55,21 @@ def test_the_parts_of_the_training_images(data: Dataset) -> None:
     )
 
 
-# --- mixing
-
-
-def test_a_mixture_with_all_weight_on_one_path_is_that_path(data: Dataset) -> None:
-    supernet, rng = Supernet(SPACE, 0), np.random.default_rng(0)
-    images, _ = tensors(data)
-    first, second = (sample(SPACE, rng) for _ in range(2))
-    weights = {position: torch.tensor([1.0, 0.0]) for position in require_layers(SPACE)}
-    with torch.no_grad():
-        for paths, same in (([first, second], first), ([second], second)):
-            mixed = supernet.mix(paths, weights, images)
-            assert torch.allclose(mixed, supernet.forward(same, images), atol=1e-5)
-
-
-def test_a_mixture_trains_its_weights_and_not_the_network(data: Dataset) -> None:
-    supernet, (images, _) = Supernet(SPACE, 0), tensors(data)
-    paths = [SPACE.parse(",".join([option] * SPACE.searchable)) for option in ("k3_e3", "k5_e6")]
-    weights = {position: torch.tensor([0.5, 0.5], requires_grad=True) for position in require_layers(SPACE)}
-    supernet.mix(paths, weights, images).square().sum().backward()
-    assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in weights.values())
-    assert all(parameter.grad is None for parameter in supernet.parameters.values())
-
-
 def test_spaces_that_cannot_be_mixed_are_refused() -> None:
-    assert require_layers(SPACE) == list(range(1, SPACE.searchable + 1))
+    assert [position.operator for position in require_layers(SPACE)[1:-2]] == list(decisions_of(SPACE))
     for space in (NB201Space((1, 8, 8), 10), ToySpace((1, 8, 8), 10)):
         with pytest.raises(InputError, match=f"which {space.name} does not consist of; --sampler fpnas takes any"):
             require_layers(space)
 
 
-def test_candidates_without_a_common_shape_are_refused() -> None:
+def test_candidates_of_different_sizes_are_refused() -> None:
     class Torn(FBNetSpace):
-        def positions(self) -> list[list[Block]]:
-            rows = super().positions()
-            rows[2].append(ConvNormReLU(rows[2][0].in_shape, 40, kernel=1, stride=1))
+        def candidates(self) -> list[list[Candidate]]:
+            rows = super().candidates()
+            rows[2][0] = ({"layer02": "k3_e1"}, lambda shape: ConvNormReLU(shape, 40, kernel=1, stride=1))
             return rows
 
-    with pytest.raises(InputError, match="the candidates of layer 2 of fbnet/small-8 differ in shape: 24x4x4, 40x8x8"):
+    with pytest.raises(InputError, match="the candidates of layer 2 of fbnet/small-8 differ in size: 24x4x4, 40x8x8"):
         require_layers(Torn((1, 8, 8), 10))
 
 
@@ -111,16 +90,15 @@ class Taste:
     def forward(self, path: Architecture, images: Tensor) -> Tensor:
         return self._scores(torch.tensor(float(sum(o == self._favourite for _, o in path.decisions))), images)
 
-    def mix(self, paths: Sequence[Architecture], weights: Mapping[int, Tensor], images: Tensor) -> Tensor:
-        liking = torch.zeros(())
-        for position, weight in weights.items():
-            for w, path in zip(weight, paths, strict=True):
-                liking = liking + w * float(path.decisions[position - 1][1] == self._favourite)
-        return self._scores(liking, images)
+    def mixture(self) -> Callable[[Mapping[str, Tensor], Tensor], Tensor]:
+        liked = [OPTIONS.index(self._favourite)]
+        return lambda weights, images: self._scores(
+            torch.stack([weight[liked] for weight in weights.values()]).sum(), images
+        )
 
 
 def searching(estimator: Estimator, budget_ms: float, favourite: str = "k3_e3") -> Search:
-    return Search(SPACE, Taste(favourite), COSTS, budget_ms, estimator)  # type: ignore[arg-type]
+    return Search(SPACE, Taste(favourite), LATENCY, budget_ms, estimator)  # type: ignore[arg-type]
 
 
 def mean_chance(search: Search, option: str) -> float:
@@ -136,8 +114,9 @@ def test_gradients_find_what_explains_the_images_and_the_budget_holds(estimator:
     before = {option: mean_chance(search, option) for option in ("k3_e3", "k5_e1")}
     for i in range(150):
         search.step(images, labels, rng, i / 150)
-        reached = expected_ms({n: v.detach().double().numpy() for n, v in search.at_budget().items()}, COSTS)
-        assert reached == pytest.approx(budget_ms, rel=1e-3)
+        if i % 25 == 0:
+            reached = float(LATENCY({n: F.softmax(v.detach(), dim=0) for n, v in search.at_budget().items()}))
+            assert reached == pytest.approx(budget_ms, rel=1e-3)
     assert mean_chance(search, "k3_e3") > 1.5 * before["k3_e3"]
     assert mean_chance(search, "k5_e1") < before["k5_e1"]
 
@@ -179,7 +158,7 @@ def test_a_search_that_was_stopped_ends_as_one_that_ran_through(
             if done == stop_after:
                 raise KeyboardInterrupt
 
-        search = Search(SPACE, task.train_supernet(), COSTS, 0.2, estimator)
+        search = Search(SPACE, task.train_supernet(), LATENCY, 0.2, estimator)
         found = learn(search, task.dataset, Recipe(2), 0, tmp_path / checkpoint, progress)
         return {name: dict(chances) for name, chances in found.items()}
 
@@ -199,9 +178,31 @@ def test_the_tightest_device_decides(task: Task, tmp_path: Path) -> None:
         replace(task, supernet_recipe=recipe, supernet=tmp_path / "net"), targets, "sampled", tmp_path / "c",
         lambda *_: None,
     )  # fmt: skip
-    costs = additive_costs(SPACE, targets[1].predict_ms, 0)
-    expected = sum(p * ms for name, row in found.items() for p, ms in zip(row.values(), costs[name], strict=True))
+    chances = {name: torch.tensor(list(row.values()), dtype=torch.float64) for name, row in found.items()}
+    expected = float(expected_latency(SPACE, slow, 0)(chances))
     assert expected == pytest.approx(0.3 * 0.99, rel=0.003)  # the made-up table states an error of 1 %
+
+
+def test_widths_and_resolutions_are_learned_in_one_pass_per_resolution(tmp_path: Path) -> None:
+    space = TinySpace()
+    task = Task(space, "digits", 12, tmp_path / "data", 0, tmp_path / "net", Recipe(1), parted=True)
+    supernet, table = task.train_supernet(), rough_table(space)
+    latency = expected_latency(space, table, 0)
+    search, rng, runs = Search(space, supernet, latency, 0.2, "mixed"), np.random.default_rng(0), []
+    mixture = search._mixture
+
+    def counted(weights: Mapping[str, Tensor], images: Tensor) -> Tensor:
+        runs.append((weights["resolution"].tolist(), len(images)))
+        return mixture(weights, images)
+
+    search._mixture = counted  # type: ignore[assignment]
+    before = {name: logits.detach().clone() for name, logits in search.logits.items()}
+    images, labels = tensors(task.dataset)
+    started = search.step(images, labels, rng, 0.0)
+    assert runs == [([1.0, 0.0], 16), ([0.0, 1.0], 16)]
+    assert all(not torch.equal(logits, before[name]) for name, logits in search.logits.items())
+    chances = {name: torch.tensor(list(row.values()), dtype=torch.float64) for name, row in started.items()}
+    assert float(latency(chances)) == pytest.approx(0.2, rel=1e-3)
 
 
 def test_the_distribution_learns_from_images_that_the_weights_do_not_see(
@@ -216,7 +217,7 @@ def test_the_distribution_learns_from_images_that_the_weights_do_not_see(
             seen["weights" if torch.is_grad_enabled() else "architecture"] |= set(images[:, 0, 4, 4].tolist())
             return super().forward(path, images * 0)
 
-    search = Search(SPACE, Watching("k3_e3"), COSTS, 0.2, "sampled")  # type: ignore[arg-type]
+    search = Search(SPACE, Watching("k3_e3"), LATENCY, 0.2, "sampled")  # type: ignore[arg-type]
     learn(search, marked, Recipe(1), 0, tmp_path / "c", lambda *_: None)
     assert seen == {"weights": {0.0}, "architecture": {1.0}}
 
