@@ -43,6 +43,8 @@ class Batch:
         return len(self.rows)
 
     def __add__(self, other: "Batch") -> "Batch":
+        if not len(other):  # of nothing, the number of features may not be known
+            return self
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
         return Batch(*(np.concatenate(pair) for pair in pairs))
 
@@ -109,24 +111,25 @@ class Rows:
 
     def of(self, architectures: Sequence[Architecture]) -> Batch:
         """Return given architectures as candidates."""
-        return self._batch(self._grid.encode(architectures))
+        return self.of_rows(self._grid.encode(architectures))
 
     def draw(self, rng: np.random.Generator) -> Batch:
         """Return random candidates."""
-        return self._batch(self._grid.sample_spread(ROWS, rng))
+        return self.of_rows(self._grid.sample_spread(ROWS, rng))
 
     def vary(self, parents: Batch, rng: np.random.Generator) -> Batch:
         """Return mutations and crossovers of ``parents``."""
         mothers, fathers = parents.rows[rng.integers(len(parents), size=(2, ROW_CHILDREN))]
         crossed = rng.random((ROW_CHILDREN, 1)) < CROSSED
         children = np.where(crossed, self._grid.crossover(mothers, fathers, rng), mothers)
-        return self._batch(self._grid.mutate(children, rng))
+        return self.of_rows(self._grid.mutate(children, rng))
 
     def architecture(self, batch: Batch) -> Architecture:
         """Return what the first candidate is."""
         return replay(self._space, self._grid.decisions(batch.rows[0]))
 
-    def _batch(self, rows: NDArray) -> Batch:
+    def of_rows(self, rows: NDArray) -> Batch:
+        """Return rows of option numbers as candidates."""
         keys = np.ascontiguousarray(rows).view(np.dtype((np.void, rows.itemsize * rows.shape[1])))[:, 0]
         return Batch(rows, keys, grid_features(self._grid, rows), self._latencies(rows))
 

@@ -74,7 +74,7 @@ class Proposer:
         if len(observed) < FIRST_FIT:
             kept = pool[self._excess(pool) <= 0]
             return kept[:1] if len(kept) else None
-        score = _Score(self._model(observed, accuracies), observed, accuracies, pending, self._limits)
+        score = self.scorer(observed, accuracies, pending)
         elite = (observed + pending)[score.on_a_front]
         scores = self._scores(pool, score)
         for _ in range(GENERATIONS):
@@ -84,6 +84,10 @@ class Proposer:
         top = int(np.argmax(scores)) if len(pool) else 0
         return pool[top : top + 1] if len(pool) and scores[top] >= 0 else None
 
+    def scorer(self, observed: Batch, accuracies: NDArray, pending: Batch) -> "Score":
+        """Return what tells the expected gains of candidates; see ``propose`` for the arguments."""
+        return Score(self._model(observed, accuracies), observed, accuracies, pending, self._limits)
+
     def _fresh(self, batch: Batch, seen: NDArray) -> Batch:
         """Return each candidate once, without those that were ``seen``, in their order."""
         _, first = np.unique(batch.keys, return_index=True)
@@ -91,10 +95,11 @@ class Proposer:
         return distinct[~np.isin(distinct.keys, seen)]
 
     def _excess(self, batch: Batch) -> NDArray:
-        """Return by how much of the limit candidates exceed the limits (n,); zero or less is within them."""
-        return np.max(batch.ms / self._limits - 1, axis=1, initial=-1.0)
+        """Return by how much, in parts of the limit, candidates exceed the limits (n,); zero or less is within them."""
+        parts = np.where(np.isfinite(self._limits) & (self._limits != 0), np.abs(self._limits), 1.0)
+        return np.max((batch.ms - self._limits) / parts, axis=1, initial=-1.0)
 
-    def _scores(self, batch: Batch, score: "_Score") -> NDArray:
+    def _scores(self, batch: Batch, score: "Score") -> NDArray:
         """Return the expected gains; candidates over a limit are negative, the more the further they are over it."""
         excess = self._excess(batch)
         scores = -excess
@@ -122,7 +127,7 @@ class Proposer:
         return self._chosen[1]
 
 
-class _Score:
+class Score:
     """The expected gain of candidates, relative to the hypervolume that there is, summed over the devices."""
 
     def __init__(
@@ -146,6 +151,7 @@ class _Score:
         self._best = np.array([accuracies.max()])
 
     def __call__(self, batch: Batch) -> NDArray:
+        """Return the expected gain of each candidate (n,)."""
         mean, std = self._model.latent(batch.X) if len(batch) else (np.empty(0), np.empty(0))
         if not self._devices:
             return warped_improvement(mean, std, self._model.warp_, self._best)[:, 0]
