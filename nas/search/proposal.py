@@ -97,8 +97,7 @@ class Proposer:
         X, y = observed.X[:count], accuracies[:count]
         fingerprint = hash((X.shape, X.tobytes(), y.tobytes()))
         if self._learned is None or self._learned[0] != fingerprint:
-            kind = self._kind(observed.X, accuracies)
-            self._learned = fingerprint, clone(PREDICTORS[kind]).set_params(calibrated=False).fit(X, y)
+            self._learned = fingerprint, clone(PREDICTORS[self._kind(X, y)]).set_params(calibrated=False).fit(X, y)
         return self._learned[1].observing(observed.X, accuracies)
 
     def _kind(self, X: NDArray, y: NDArray) -> str:
