@@ -15,14 +15,18 @@ from predictors.floors import AccuracyFloor
 from predictors.gp import AccuracyGP
 from predictors.ranked import FOLDS, RankedRegressor
 
-PREDICTORS: dict[str, RankedRegressor] = {
+GENERAL: dict[str, RankedRegressor] = {
     "gp": AccuracyGP(),
     "ridge": AccuracyFloor(),
     "forest": AccuracyFloor(kind="forest"),
+}
+"""What any features may be predicted from: the Gaussian process first, then its floors."""
+PREDICTORS: dict[str, RankedRegressor] = {
+    **GENERAL,
     "MACs": AccuracyFloor(only=LOG_MACS),
     "parameters": AccuracyFloor(only=LOG_PARAMS),
 }
-"""What a search may predict accuracy with: the Gaussian process first, then its floors."""
+"""What a search for architectures may predict accuracy with: also by one of the counts alone."""
 
 
 def kendall_tau(scores: Sequence[float] | NDArray, truth: Sequence[float] | NDArray) -> float:
@@ -60,9 +64,9 @@ def trusted(taus: Mapping[str, float], count: int) -> str:
     return best if taus[best] > taus[first] + chance_tau(count) else first
 
 
-def choose(X: NDArray, y: NDArray) -> str:
-    """Return which of ``PREDICTORS`` to use, by cross-validation on features ``X`` (n, d) and accuracies ``y`` (n,)."""
-    quick = {name: clone(predictor).set_params(calibrated=False) for name, predictor in PREDICTORS.items()}
+def choose(X: NDArray, y: NDArray, predictors: Mapping[str, RankedRegressor] = PREDICTORS) -> str:
+    """Return which predictor to use, by cross-validation on features ``X`` (n, d) and accuracies ``y`` (n,)."""
+    quick = {name: clone(predictor).set_params(calibrated=False) for name, predictor in predictors.items()}
     return trusted({name: kendall_tau(cross_predict(p, X, y)[0], y) for name, p in quick.items()}, len(y))
 
 

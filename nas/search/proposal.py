@@ -4,7 +4,7 @@ The unknown (accuracy) is modelled by a Gaussian process, the known (latencies) 
 largest expected gain in hypervolume is proposed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +42,17 @@ class Proposer:
     Args:
         source: where candidates come from.
         limits_ms: what each known latency must not exceed, None for no limit.
+        predictors: what the unknown may be predicted with; the first unless another one is clearly better.
     """
 
-    def __init__(self, source: Source, limits_ms: Sequence[float | None]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        limits_ms: Sequence[float | None],
+        predictors: Mapping[str, RankedRegressor] = PREDICTORS,
+    ) -> None:
         self.source = source
+        self._predictors = predictors
         self._limits = np.array([np.inf if limit is None else limit for limit in limits_ms])
         self._learned: tuple[int, RankedRegressor] | None = None
         self._chosen: tuple[int, str] | None = None
@@ -97,16 +104,17 @@ class Proposer:
         X, y = observed.X[:count], accuracies[:count]
         fingerprint = hash((X.shape, X.tobytes(), y.tobytes()))
         if self._learned is None or self._learned[0] != fingerprint:
-            self._learned = fingerprint, clone(PREDICTORS[self._kind(X, y)]).set_params(calibrated=False).fit(X, y)
+            predictor = clone(self._predictors[self._kind(X, y)])
+            self._learned = fingerprint, predictor.set_params(calibrated=False).fit(X, y)
         return self._learned[1].observing(observed.X, accuracies)
 
     def _kind(self, X: NDArray, y: NDArray) -> str:
         count = _due(len(y), _CHOSEN_GROWTH)
         if count < _CHOSEN_FROM:
-            return next(iter(PREDICTORS))
+            return next(iter(self._predictors))
         fingerprint = hash((X.shape[1], X[:count].tobytes(), y[:count].tobytes()))
         if self._chosen is None or self._chosen[0] != fingerprint:
-            self._chosen = fingerprint, choose(X[:count], y[:count])
+            self._chosen = fingerprint, choose(X[:count], y[:count], self._predictors)
         return self._chosen[1]
 
 

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.search.candidates import CROSSED, Batch
 from nas.search.proposal import Proposer
+from predictors.quality import GENERAL
 
 Known = Callable[[Mapping[str, Any]], float]
 """Parameters to the value of an objective that needs no evaluation."""
@@ -155,7 +156,7 @@ class ParameterGPSampler(BaseSampler):
         pending = [t for t in running if t.number < trial.number and _within(t, search_space)]
         values = signs * np.array([t.values for t in done]).reshape(len(done), len(signs))
         unknown = [i for i in range(len(signs)) if i not in self._known]
-        found = Proposer(source, limits).propose(
+        found = Proposer(source, limits, GENERAL).propose(
             source.of([t.params for t in done]), _single(values[:, unknown], rng),
             source.of([t.params for t in pending]), rng,
         )  # fmt: skip
