@@ -203,9 +203,7 @@ class NB201Space(SearchSpace):
 
     def blocks(self, architecture: Architecture) -> list[Block]:
         """Lower to stem, six blocks per cell, residual blocks and classifier."""
-        if self._recorded:
-            architecture = _architecture(_canonical_cells()[_cell(architecture)])
-        chosen = {"": "", **dict(architecture.decisions)}
+        chosen = {"": "", **dict(self._run(architecture).decisions)}
         return [alternatives[chosen[edge]] for edge, alternatives in self._positions]
 
     def positions(self) -> list[list[Block]]:
@@ -214,7 +212,11 @@ class NB201Space(SearchSpace):
 
     def wire(self, architecture: Architecture, layers: Iterable[nn.Module]) -> nn.Module:
         """Return the network whose cells connect ``layers``; edges without an operation are not run."""
-        return CellNetwork(layers, _cell(architecture))
+        return CellNetwork(layers, _cell(self._run(architecture)))
+
+    def _run(self, architecture: Architecture) -> Architecture:
+        """Return the cell that an architecture runs."""
+        return _architecture(_canonical_cells()[_cell(architecture)]) if self._recorded else architecture
 
     def descriptors(self, architecture: Architecture) -> list[float]:
         """Say what the canonical cell is made of, then 1 or 0 for every edge and operation; none has no number.
