@@ -34,6 +34,16 @@ def test_prediction_by_hand() -> None:
     assert calibration.predict_ms(Features(core_ms=2.0, blocks=6, switch_ms=4.0)) == 0.5 * 2 + 3 + 0.25 * 6 + 0.75 * 4
 
 
+def test_many_predictions_are_those_one_by_one() -> None:
+    rng = np.random.default_rng(0)
+    core_ms, switch_ms, blocks = rng.uniform(1, 9, 20), rng.uniform(0, 2, 20), rng.integers(1, 30, 20)
+    each = [
+        TRUE.predict_ms(Features(core_ms=c, blocks=int(b), switch_ms=s))
+        for c, b, s in zip(core_ms, blocks, switch_ms, strict=True)
+    ]
+    assert TRUE.predict_many_ms(core_ms, blocks, switch_ms).tolist() == each
+
+
 def test_many_networks_tell_the_coefficients() -> None:
     features = draw(400)
     found = Calibration.fit(features, measured(features, 0.001))

@@ -15,7 +15,9 @@ from latency.table import SCHEMA_VERSION, BlockLatency, LatencyTable, NetworkLat
 from search_spaces.block import Block
 from search_spaces.cell_operators import Zero
 from search_spaces.errors import InputError
+from search_spaces.fbnet import FBNetSpace
 from search_spaces.operators import Classifier, ConvNormReLU, Identity, MBConv
+from search_spaces.space import replay
 
 CPU = Device()
 STEM, LAYER, HEAD = ConvNormReLU((1, 8, 8), 8, 3, 2), MBConv((8, 4, 4), 8, 3, 1, 3), Classifier((8, 4, 4), 10)
@@ -116,6 +118,52 @@ def test_missing_blocks_are_named(table: LatencyTable) -> None:
     assert sum(block.key in str(caught.value) for block in missing) == 3
     assert table.missing([STEM, *missing, missing[0], Identity((3, 9, 9)), HEAD]) == missing
     assert table.missing(MILLISECONDS) == []
+
+
+@pytest.fixture(scope="module")
+def large() -> tuple[FBNetSpace, LatencyTable]:
+    """A space and a table in which everything that latency is made of differs from block to block."""
+    space, rng = FBNetSpace((3, 32, 32), 10, "imagenet"), np.random.default_rng(0)
+    blocks = {}
+    for block in space.distinct_blocks():
+        if not block.free:
+            start, end = rng.random(2) < 0.5
+            blocks[block.key] = entry(rng.uniform(0.2, 2), bool(start), bool(end)).model_copy(
+                update={"scale": float(rng.uniform(0.8, 1.2))}
+            )
+    return space, LatencyTable(
+        device="cpu", quantity="cold_cpu_ms", fingerprint={**fingerprint(CPU), "batch": "2"}, protocol={},
+        space=space.name, input_shape=(3, 32, 32), classes=10, session_ms=0.125, border_ms_per_mib=1.5, scale=1.25,
+        blocks=blocks, calibration=CALIBRATION, networks=(), quality=Quality.none(), session=SESSION,
+    )  # fmt: skip
+
+
+def test_rows_of_a_grid_take_what_their_networks_take(large: tuple[FBNetSpace, LatencyTable]) -> None:
+    space, table = large
+    grid = space.grid()
+    rows = np.vstack([
+        grid.sample_spread(150, np.random.default_rng(1)),
+        grid.mutate(grid.sample_spread(50, np.random.default_rng(2)), np.random.default_rng(3)),
+        grid.encode([space.parse(",".join(["skip"] * 22)), *space.named().values()]),
+    ])  # fmt: skip
+    networks = [space.blocks(replay(space, grid.decisions(row))) for row in rows]
+    features = [table.features(blocks) for blocks in networks]
+    # Otherwise the comparison would say nothing.
+    assert len({f.blocks for f in features}) > 10 and np.std([f.switch_ms for f in features]) > 0
+    found = table.predict_grid_ms(grid, rows)
+    assert found.shape == (len(rows),)
+    assert found == pytest.approx([table.predict_ms(blocks) for blocks in networks], rel=1e-12)
+    assert table.predict_grid_ms(grid, rows[:0]).shape == (0,)
+
+
+def test_rows_of_a_grid_with_missing_blocks(large: tuple[FBNetSpace, LatencyTable]) -> None:
+    space, table = large
+    grid = space.grid()
+    lost = space.positions()[5][3]
+    partial = table.model_copy(update={"blocks": {k: v for k, v in table.blocks.items() if k != lost.key}})
+    with pytest.raises(InputError, match="lacks 1 blocks") as caught:
+        partial.predict_grid_ms(grid, grid.sample_spread(1, np.random.default_rng(0)))
+    assert lost.key in str(caught.value)
 
 
 def test_a_table_with_more_blocks_extends_another(table: LatencyTable) -> None:

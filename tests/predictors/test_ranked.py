@@ -61,7 +61,9 @@ def test_units_do_not_matter(model: RankedRegressor) -> None:
     model.fit(X, y)
     scaled = clone(model).fit(X, 100 * y + 3)
     assert scaled.width_ == pytest.approx(model.width_)
-    for ours, theirs in zip(model.predict(unseen, return_std=True), scaled.predict(unseen, return_std=True), strict=True):
+    for ours, theirs in zip(
+        model.predict(unseen, return_std=True), scaled.predict(unseen, return_std=True), strict=True
+    ):
         assert theirs == pytest.approx(100 * ours + (3 if ours[0] > 0.3 else 0))
     for ours, theirs in zip(model.interval(unseen), scaled.interval(unseen), strict=True):
         assert theirs == pytest.approx(100 * ours + 3)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from toy_space import ToySpace
 
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
@@ -269,3 +270,78 @@ def test_pruning_keeps_the_computation(found: dict[Cell, Cell]) -> None:
 def test_sizes_that_do_not_fit(shape: tuple[int, int, int]) -> None:
     with pytest.raises(InputError, match="multiples of 4"):
         NB201Space(shape, 10)
+
+
+RECORDED = SPACE.as_recorded()
+
+
+def recorded(*cell: str) -> Architecture:
+    return RECORDED.parse(",".join(cell))
+
+
+def test_recorded_space_lists_all_cells_as_they_are_written() -> None:
+    every = list(enumerate_architectures(RECORDED))
+    assert [options(architecture) for architecture in every] == CELLS
+    assert len({architecture.id for architecture in every}) == 15625
+    # The space that it was made of is as it was.
+    assert len(list(enumerate_architectures(SPACE))) == 5425
+
+
+def test_recorded_cells_are_those_of_the_text() -> None:
+    text = "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|nor_conv_3x3~2|"
+    assert published(RECORDED.parse(text)) == text
+    assert published(recorded(CONV1, CONV3, POOL, NONE, NONE, NONE)) != published(
+        SPACE.parse(",".join((CONV1, CONV3, POOL, NONE, NONE, NONE)))
+    )
+
+
+def test_recorded_cells_count_as_their_canonical_ones(found: dict[Cell, Cell]) -> None:
+    for cell in CELLS[::11]:
+        written, canon = recorded(*cell), SPACE.as_written(",".join(found[cell]))
+        assert options(written) == cell
+        assert RECORDED.blocks(written) == SPACE.blocks(canon)
+        assert RECORDED.macs(written) == SPACE.macs(canon) and RECORDED.params(written) == SPACE.params(canon)
+        assert RECORDED.descriptors(written) == SPACE.descriptors(canon)
+
+
+def test_canonical_cells_stay_as_they_are(found: dict[Cell, Cell]) -> None:
+    for cell in set(found.values()):
+        assert options(recorded(*cell)) == cell == canonical(*cell)
+
+
+def test_recorded_networks_compute_what_the_canonical_ones_compute() -> None:
+    space = NB201Space((2, 8, 8), 3)
+    text = ",".join((SKIP, CONV3, NONE, NONE, POOL, NONE))  # the convolution leads nowhere
+    written, canon = space.as_recorded().parse(text), space.parse(text)
+    assert written != canon
+    networks = [space.as_recorded().build(written).eval(), space.build(canon).eval()]
+    assert [type(layer) for layer in networks[0].layers] == [type(layer) for layer in networks[1].layers]  # type: ignore[arg-type]
+    networks[0].load_state_dict(networks[1].state_dict())
+    images = torch.randn(2, *space.input_shape)
+    with torch.no_grad():
+        torch.testing.assert_close(networks[0](images), networks[1](images))
+
+
+def test_descriptors_by_hand() -> None:
+    # Paths: the skip 03; conv3 then pool over node 1; conv1 then conv3 over node 2; conv3, conv3, conv3 over both.
+    cell = (CONV3, CONV1, CONV3, SKIP, POOL, CONV3)
+    assert canonical(*cell) == cell
+    summary = [1, 1, 3, 1, 4, 1, 1, 3, 3, 0, (0 + 1 + 2 + 3) / 4, 3, 3]
+    edges = [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
+    assert SPACE.descriptors(recorded(*cell)) == [*summary, *sum(edges, [])]
+
+
+def test_descriptors_of_a_cell_without_any_path() -> None:
+    assert SPACE.descriptors(recorded(*[NONE] * 6)) == [0] * 4 + [0] * 4 + [-1, -1, -1, -1, 0] + [0] * 24
+
+
+def test_descriptors_are_equal_for_equal_networks_alone(found: dict[Cell, Cell]) -> None:
+    described = {cell: tuple(SPACE.descriptors(recorded(*cell))) for cell in CELLS[::5]}
+    for cell, numbers in described.items():
+        assert numbers == tuple(SPACE.descriptors(recorded(*found[cell])))
+    assert len(set(described.values())) == len({found[cell] for cell in described})
+
+
+def test_other_spaces_are_recorded_as_they_are() -> None:
+    toy = ToySpace()
+    assert toy.as_recorded() is toy
