@@ -1,0 +1,293 @@
+"""Proposals against trying every candidate, and what they must never be."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from fakes import made_up_accuracy, made_up_table
+from numpy.typing import NDArray
+from scipy.stats import norm
+from sklearn.base import clone
+from toy_space import ToySpace
+
+from nas.search import proposal
+from nas.search.candidates import Architectures, Batch, source_of
+from nas.search.pareto import hypervolume
+from nas.search.proposal import FIRST_FIT, Proposer
+from nas.search.study import Target, fastest
+from predictors import floors, gp
+from predictors.floors import AccuracyFloor
+from predictors.gp import AccuracyGP
+from predictors.quality import GENERAL
+from search_spaces.fbnet import FBNetSpace
+from search_spaces.space import SearchSpace, enumerate_architectures
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floors, "_TREES", 10)
+
+
+@dataclass(frozen=True)
+class Points:
+    """Numbered candidates with features (n, d) and latencies (n, devices), all of which are drawn."""
+
+    X: NDArray
+    ms: NDArray
+
+    def of(self, numbers: NDArray) -> Batch:
+        return Batch(numbers, numbers, self.X[numbers], self.ms[numbers])
+
+    def draw(self, rng: np.random.Generator) -> Batch:
+        return self.of(rng.permutation(len(self.X)))
+
+    def vary(self, parents: Batch, rng: np.random.Generator) -> Batch:
+        return self.of(np.arange(0))
+
+
+def points(count: int, features: int, devices: int, seed: int = 0) -> tuple[Points, NDArray]:
+    """Return candidates and their accuracies, to which speed is an enemy."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(count, features))
+    ms = np.exp(0.4 * X[:, :1] + 0.3 * rng.normal(size=(count, devices)))
+    return Points(X, ms), 0.9 - 0.1 * np.exp(-X[:, 0] - np.sin(X[:, 1]))
+
+
+def proposed(
+    proposer: Proposer, source: Points, y: NDArray, seen: NDArray, pending: NDArray | None = None, seed: int = 0
+) -> int | None:
+    given = source.of(np.arange(0) if pending is None else pending)
+    found = proposer.propose(source.of(seen), y[seen], given, np.random.default_rng(seed))
+    return None if found is None else int(found.rows[0])
+
+
+def expected_gains(source: Points, y: NDArray, seen: NDArray, limits: list[float | None], candidates: NDArray) -> NDArray:
+    """Return the expected gain of each candidate, by trying many outcomes of each."""
+    model = AccuracyGP(calibrated=False).fit(source.X[seen], y[seen])
+    mean, std = model.latent(source.X[candidates])
+    gains = np.zeros(len(candidates))
+    floor = y[seen].min()
+    outcomes = norm.ppf((np.arange(300) + 0.5) / 300)
+    for i, candidate in enumerate(candidates):
+        accuracies = model.warp_.back(mean[i] + std[i] * outcomes)
+        if not limits:
+            gains[i] = np.maximum(accuracies - y[seen].max(), 0).mean()
+        for device, limit in enumerate(limits):
+            front = list(zip(y[seen].tolist(), source.ms[seen, device].tolist(), strict=True))
+            ceiling = 1.05 * float(source.ms[seen, device].max()) if limit is None else limit
+            before = hypervolume(front, floor, ceiling)
+            one = float(source.ms[candidate, device])
+            gains[i] += np.mean([hypervolume([*front, (a, one)], floor, ceiling) for a in accuracies]) / before - 1
+    return gains
+
+
+@pytest.mark.parametrize("limits", [[None], [1.2], [None, 1.4], []], ids=str)
+def test_the_best_of_all_candidates_is_proposed(limits: list[float | None]) -> None:
+    source, y = points(70, 3, len(limits), seed=1)
+    within = np.all([source.ms[:, i] <= (limit or np.inf) for i, limit in enumerate(limits)] or [[True] * 70], axis=0)
+    seen = np.flatnonzero(within)[:12]  # a number of observations at which hyper-parameters are learned
+    unseen = np.setdiff1d(np.flatnonzero(within), seen)
+    gains = expected_gains(source, y, seen, limits, unseen)
+    found = proposed(Proposer(source, limits), source, y, seen)
+    assert found in unseen
+    assert gains[unseen == found] == pytest.approx(gains.max(), rel=0.01)
+    assert np.sum(gains > 0.98 * gains.max()) <= 3  # otherwise this would say little
+
+
+def test_order_of_candidates_does_not_matter() -> None:
+    source, y = points(200, 3, 1)
+    seen = np.arange(20)
+    assert len({proposed(Proposer(source, [None]), source, y, seen, seed=seed) for seed in range(4)}) == 1
+
+
+@pytest.mark.parametrize("limits", [[None, None], [0.9, None], [0.9, 1.1]], ids=str)
+def test_nothing_seen_pending_or_over_a_limit_is_proposed_until_all_is_used_up(limits: list[float | None]) -> None:
+    source, y = points(60, 2, 2)
+    within = np.all([source.ms[:, i] <= (limit or np.inf) for i, limit in enumerate(limits)], axis=0)
+    proposer, seen, pending = Proposer(source, limits), [], []
+    while True:
+        found = proposed(proposer, source, y, np.array(seen, int), np.array(pending, int), len(seen))
+        if found is None:
+            break
+        assert within[found] and found not in seen + pending
+        pending.append(found)
+        if len(pending) > 3:  # outcomes come in another order than they were proposed
+            seen.append(pending.pop(-2))
+    assert len(seen + pending) == within.sum() > 10
+
+
+def test_too_few_ratings_are_not_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    source, y = points(40, 2, 1)
+    monkeypatch.setattr(gp, "learn", None)
+    limit = float(np.median(source.ms))
+    found = proposed(Proposer(source, [limit]), source, y, np.arange(FIRST_FIT - 1))
+    assert found is not None and found >= FIRST_FIT - 1 and source.ms[found, 0] <= limit
+    with pytest.raises(TypeError):
+        proposed(Proposer(source, [limit]), source, y, np.arange(FIRST_FIT))
+    assert proposed(Proposer(source, [1e-9]), source, y, np.arange(3)) is None
+
+
+def test_what_is_pending_counts_as_observed_at_its_median() -> None:
+    source, y = points(150, 2, 1, seed=3)
+    seen = np.arange(20)
+    first = proposed(Proposer(source, [None]), source, y, seen)
+    assert first is not None
+    pending = np.array([first])
+    second = proposed(Proposer(source, [None]), source, y, seen, pending)
+    # With the median as an outcome, hyper-parameters kept: what a search would do that got just that.
+    proposer = Proposer(source, [None])
+    median = proposer._model(source.of(seen), y[seen]).predict(source.X[pending])
+    score = proposal._Score(
+        proposer._model(source.of(seen), y[seen]), source.of(seen), y[seen], source.of(pending), np.array([np.inf])
+    )
+    assert score._floor == y[seen].min() and score._best == max(y[seen].max(), median[0])
+    assert len(score.on_a_front) == 21
+    rest = np.setdiff1d(np.arange(150), [*seen, first])
+    assert second == rest[np.argmax(score(source.of(rest)))]
+    assert score(source.of(pending))[0] < 0.5 * score(source.of(np.array([second])))[0]
+
+
+def test_pending_candidates_may_be_parents() -> None:
+    source, y = points(60, 2, 1)
+    parents: list[set[int]] = []
+
+    class Breeding(Points):
+        def vary(self, parents_: Batch, rng: np.random.Generator) -> Batch:
+            parents.append(set(parents_.rows.tolist()))
+            return self.of(np.arange(0))
+
+    breeding = Breeding(source.X, source.ms)
+    seen, fast = np.arange(20), int(np.argmin(source.ms[20:, 0])) + 20
+    proposed(Proposer(breeding, [None]), breeding, y, seen, np.array([fast]))
+    assert fast in parents[0]  # the fastest of all is on the front, whatever its accuracy
+    assert len(parents) == proposal.GENERATIONS and all(p & set(seen.tolist()) for p in parents)
+
+
+def test_schedule_of_refits() -> None:
+    due = [proposal._due(n, 1.1) for n in range(8, 40)]
+    assert due[:13] == list(range(8, 21)) and due[13:20] == [20, 22, 22, 24, 24, 26, 26]
+    assert [proposal._due(n, 2.0) for n in (8, 15, 16, 31, 32, 63, 64)] == [8, 8, 16, 16, 32, 32, 64]
+    points_ = sorted({proposal._due(n, 1.1) for n in range(8, 1000)})
+    assert all(b / a <= 1.13 for a, b in zip(points_, points_[1:], strict=False))
+
+
+@pytest.fixture
+def learned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of observations that hyper-parameters have been learned from."""
+    counts: list[int] = []
+    learn = gp.learn
+
+    def counting(X: NDArray, z: NDArray, groups: NDArray) -> object:
+        counts.append(len(z))
+        return learn(X, z, groups)
+
+    monkeypatch.setattr(gp, "learn", counting)
+    return counts
+
+
+def test_hyper_parameters_are_learned_when_due(learned: list[int]) -> None:
+    source, y = points(60, 3, 1)
+    proposer = Proposer(source, [None])
+    for n in range(FIRST_FIT, 31):
+        for _ in range(2):
+            proposed(proposer, source, y, np.arange(n))
+    assert learned == [*range(8, 21), 22, 24, 26, 28, 30]
+    # Other outcomes of the same candidates are other observations.
+    proposed(proposer, source, y**2, np.arange(30))
+    assert learned[-2:] == [30, 30]
+
+
+Choice = Callable[[NDArray, NDArray, object], str]
+
+
+def test_a_floor_is_used_for_as_long_as_it_is_better(monkeypatch: pytest.MonkeyPatch, learned: list[int]) -> None:
+    asked: list[int] = []
+
+    def chosen(X: NDArray, y: NDArray, predictors: object) -> str:
+        asked.append(len(y))
+        return "ridge" if len(y) < 64 else "gp"
+
+    monkeypatch.setattr(proposal, "choose", chosen)
+    source, y = points(100, 3, 1)
+    proposer = Proposer(source, [None])
+    used = {}
+    for n in range(FIRST_FIT, 80):
+        used[n] = type(proposer._model(source.of(np.arange(n)), y[:n])).__name__
+    assert asked == [32, 64]  # asked of so many alone, and once
+    turns = [n for n in range(FIRST_FIT + 1, 80) if used[n] != used[n - 1]]
+    # At the first fits that are due from then on.
+    assert turns == [proposal_due_from(32), proposal_due_from(64)]
+    assert {used[8], used[79]} == {"AccuracyGP"} and used[turns[0]] == "AccuracyFloor"
+
+
+def proposal_due_from(count: int) -> int:
+    return next(n for n in range(count, 2 * count) if proposal._due(n, 1.1) == n)
+
+
+def test_predictor_is_the_one_that_cross_validation_trusts() -> None:
+    # A sum of many small parts: a straight line knows it best.
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, 45))
+    source, y = Points(X, np.exp(rng.normal(size=(60, 1)))), X @ rng.choice([-1, 1], 45)
+    model = Proposer(source, [None], GENERAL)._model(source.of(np.arange(60)), y)
+    assert isinstance(model, AccuracyFloor) and model.kind == "ridge" and not model.calibrated
+    again = clone(model).fit(X, y)
+    assert np.array_equal(model.predict(X), again.predict(X))  # of all observations
+    # A search that has come here and one that is resumed here propose the same.
+    proposer = Proposer(source, [None], GENERAL)
+    for n in range(29, 36):
+        assert proposed(proposer, source, y, np.arange(n)) == proposed(
+            Proposer(source, [None], GENERAL), source, y, np.arange(n)
+        )
+
+
+def source_for(space: SearchSpace, limit_by_rows: bool = True) -> Architectures:
+    target = Target(space, made_up_table(space), None)
+    return source_of(space, [target.predict_ms], [target.predict_grid_ms if limit_by_rows else None])
+
+
+@pytest.mark.parametrize("by_rows", [True, False], ids=["rows", "drawn"])
+def test_same_arguments_same_proposal(by_rows: bool) -> None:
+    space = FBNetSpace((1, 8, 8), 10)
+    source = source_for(space, by_rows)
+    first = source.draw(np.random.default_rng(0))[:30]
+    y = np.array([made_up_accuracy(source.architecture(first[i : i + 1])) for i in range(30)])
+    continued = Proposer(source, [0.24])
+    for n in (8, 9, 21, 30):
+        proposals = [
+            p.propose(first[:n], y[:n], source.of([]), np.random.default_rng(n)) for p in (continued, Proposer(source, [0.24]))
+        ]
+        assert proposals[0] is not None and proposals[1] is not None
+        assert source.architecture(proposals[0]) == source.architecture(proposals[1])
+        assert proposals[0].ms[0, 0] <= 0.24 and proposals[0].keys[0] not in first[:n].keys
+    other = continued.propose(first, y, source.of([]), np.random.default_rng(31))
+    assert other is not None
+
+
+@pytest.mark.parametrize("by_rows", [True, False], ids=["rows", "drawn"])
+def test_generations_find_what_no_draw_keeps(by_rows: bool) -> None:
+    space = FBNetSpace((3, 32, 32), 10, "imagenet")
+    source = source_for(space, by_rows)
+    target = Target(space, made_up_table(space), None)
+    draws = source.draw(np.random.default_rng(0))
+    limit = float(draws.ms.min()) * 0.999
+    assert target.predict_ms(fastest(space, target.predict_ms, 0)) < limit
+    observed = draws[np.argsort(draws.ms[:, 0])[:10]]
+    y = np.array([made_up_accuracy(source.architecture(observed[i : i + 1])) for i in range(10)])
+    found = Proposer(source, [limit]).propose(observed, y, source.of([]), np.random.default_rng(0))
+    assert found is not None and found.ms[0, 0] <= limit
+
+
+def test_search_of_a_small_space_finds_the_front() -> None:
+    space = ToySpace((1, 8, 8), 10)
+    source = source_for(space)
+    every = source.of(list(enumerate_architectures(space)))
+    y = np.array([made_up_accuracy(a) for a in enumerate_architectures(space)])
+    proposer, seen = Proposer(source, [None]), list(range(8))
+    while len(seen) < 15:
+        found = proposer.propose(every[np.array(seen)], y[seen], source.of([]), np.random.default_rng(len(seen)))
+        assert found is not None
+        seen.append(int(np.flatnonzero(every.keys == found.keys[0])[0]))
+    volume = [hypervolume(list(zip(y[s], every.ms[s, 0], strict=True)), 0.3, 0.2) for s in (seen, slice(None))]
+    assert volume[0] > 0.97 * volume[1]
