@@ -30,7 +30,7 @@ def sampler_of(seed: int) -> GPSampler:
     return GPSampler(SPACE, [target.predict_ms], [BUDGET_MS], seed, source)
 
 
-def gained(folder: Path, kind: str, seed: int, trials: int = 40) -> float:
+def gained(folder: Path, kind: str, seed: int, trials: int = 28) -> float:
     found = run_study(folder / f"{kind}{seed}", kind, SPACE, BUDGET_MS, trials, seed)  # type: ignore[arg-type]
     points = [(values[0], values[1]) for *_, values, attrs in found if attrs["evaluated"] and values]
     return hypervolume(points, 0.4, BUDGET_MS)
