@@ -62,7 +62,9 @@ def proposed(
     return None if found is None else int(found.rows[0])
 
 
-def expected_gains(source: Points, y: NDArray, seen: NDArray, limits: list[float | None], candidates: NDArray) -> NDArray:
+def expected_gains(
+    source: Points, y: NDArray, seen: NDArray, limits: list[float | None], candidates: NDArray
+) -> NDArray:
     """Return the expected gain of each candidate, by trying many outcomes of each."""
     model = AccuracyGP(calibrated=False).fit(source.X[seen], y[seen])
     mean, std = model.latent(source.X[candidates])
@@ -253,7 +255,8 @@ def test_same_arguments_same_proposal(by_rows: bool) -> None:
     continued = Proposer(source, [0.24])
     for n in (8, 9, 21, 30):
         proposals = [
-            p.propose(first[:n], y[:n], source.of([]), np.random.default_rng(n)) for p in (continued, Proposer(source, [0.24]))
+            p.propose(first[:n], y[:n], source.of([]), np.random.default_rng(n))
+            for p in (continued, Proposer(source, [0.24]))
         ]
         assert proposals[0] is not None and proposals[1] is not None
         assert source.architecture(proposals[0]) == source.architecture(proposals[1])

@@ -1,6 +1,5 @@
 """The study on disk, the first candidates, and a driver that outlives a failing oracle."""
 
-import math
 from pathlib import Path
 
 import numpy as np
