@@ -1,5 +1,6 @@
 """Proposals against trying every candidate, and what they must never be."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -171,7 +172,7 @@ def test_schedule_of_refits() -> None:
     assert due[:13] == list(range(8, 21)) and due[13:20] == [20, 22, 22, 24, 24, 26, 26]
     assert [proposal._due(n, 2.0) for n in (8, 15, 16, 31, 32, 63, 64)] == [8, 8, 16, 16, 32, 32, 64]
     points_ = sorted({proposal._due(n, 1.1) for n in range(8, 1000)})
-    assert all(b / a <= 1.13 for a, b in zip(points_, points_[1:], strict=False))
+    assert all(b / a <= 1.13 for a, b in itertools.pairwise(points_))
 
 
 @pytest.fixture
