@@ -159,6 +159,14 @@ def test_enqueuing_resumes_without_doubling(tmp_path: Path) -> None:
     assert {t.state for t in trials} == {TrialState.WAITING}
 
 
+def test_longer_search_starts_with_no_more_than_half_of_its_trials(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "j", ["cpu"])
+    for trials in (16, 26, 30, 30):
+        enqueue(study, first_candidates(SPACE, [target(SPACE)], trials, 0))
+        assert len(study.trials) <= trials // 2
+    assert len(study.trials) == len(first_candidates(SPACE, [target(SPACE)], 30, 0))
+
+
 def test_longer_search_gets_no_candidate_twice(tmp_path: Path) -> None:
     run_study(tmp_path / "j", "random", SPACE, None, 6)
     attrs = [trial[4] for trial in run_study(tmp_path / "j", "random", SPACE, None, 60)]
