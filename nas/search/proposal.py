@@ -58,7 +58,12 @@ class Proposer:
         self._chosen: tuple[int, str] | None = None
 
     def propose(
-        self, observed: Batch, accuracies: NDArray, pending: Batch, rng: np.random.Generator, *, excluded: NDArray
+        self,
+        observed: Batch,
+        accuracies: NDArray,
+        pending: Batch,
+        rng: np.random.Generator,
+        excluded: NDArray | None = None,
     ) -> Batch | None:
         """Return the one candidate to evaluate next, or None where nothing new keeps the limits.
 
@@ -69,17 +74,16 @@ class Proposer:
             rng: decides what is drawn.
             excluded: keys of what else is not to be proposed.
         """
-        seen = np.concatenate([observed.keys, pending.keys, excluded])
+        seen = np.concatenate([observed.keys, pending.keys, *([] if excluded is None else [excluded])])
         pool = self._fresh(self.source.draw(rng), seen)
         if len(observed) < FIRST_FIT:
             kept = pool[self._excess(pool) <= 0]
             return kept[:1] if len(kept) else None
         score = self.scorer(observed, accuracies, pending)
-        elite = (observed + pending)[score.on_a_front]
         scores = self._scores(pool, score)
         for _ in range(GENERATIONS):
             best = pool[np.argsort(-scores, kind="stable")[:PARENTS]]
-            children = self._fresh(self.source.vary(elite + best, rng), np.concatenate([seen, pool.keys]))
+            children = self._fresh(self.source.vary(score.front + best, rng), np.concatenate([seen, pool.keys]))
             pool, scores = pool + children, np.append(scores, self._scores(children, score))
         top = int(np.argmax(scores)) if len(pool) else 0
         return pool[top : top + 1] if len(pool) and scores[top] >= 0 else None
@@ -128,7 +132,10 @@ class Proposer:
 
 
 class Score:
-    """The expected gain of candidates, relative to the hypervolume that there is, summed over the devices."""
+    """The expected gain of candidates, relative to the hypervolume that there is, summed over the devices.
+
+    ``front`` is what is on the front of some device, pending candidates among it.
+    """
 
     def __init__(
         self, model: RankedRegressor, observed: Batch, accuracies: NDArray, pending: Batch, limits: NDArray
@@ -138,16 +145,17 @@ class Score:
             model, observed = model.believing(pending.X), observed + pending
         self._model = model
         self._floor = float(accuracies.min())
-        self.on_a_front = np.zeros(len(observed), bool)
+        on_a_front = np.zeros(len(observed), bool)
         self._devices = []
         for column, limit in zip(observed.ms.T, limits, strict=True):
             points = list(zip(accuracies.tolist(), column.tolist(), strict=True))
-            self.on_a_front |= np.array(non_dominated(points))
+            on_a_front |= np.array(non_dominated(points))
             ceiling = float(limit) if np.isfinite(limit) else _CEILING * float(column.max())
             volume = hypervolume(points, self._floor, ceiling)
             self._devices.append((*front_levels(points, self._floor), ceiling, volume or 1.0))
         if not self._devices:  # accuracy is all that counts
-            self.on_a_front[np.argmax(accuracies)] = True
+            on_a_front[np.argmax(accuracies)] = True
+        self.front = observed[on_a_front]
         self._best = np.array([accuracies.max()])
 
     def __call__(self, batch: Batch) -> NDArray:

@@ -134,12 +134,16 @@ def first_candidates(
 
 
 def enqueue(study: Study, candidates: Sequence[tuple[Architecture, str]]) -> None:
-    """Put ``candidates`` before the sampler's own trials; those that are in the study already stay as they are."""
-    present = [trial.system_attrs.get("fixed_params") for trial in study.get_trials(deepcopy=False)]
-    for architecture, origin in candidates:
-        decisions = dict(architecture.decisions)
-        if decisions not in present:
-            study.enqueue_trial(decisions, user_attrs={"origin": origin})
+    """Put ``candidates`` before the sampler's own trials; those that are in the study already stay as they are.
+
+    A longer search starts with others than a shorter one: it gets as many of the new ones as it starts with more.
+    """
+    trials = study.get_trials(deepcopy=False)
+    present = [trial.system_attrs.get("fixed_params") for trial in trials]
+    missing = [(dict(a.decisions), origin) for a, origin in candidates if dict(a.decisions) not in present]
+    room = max(0, len(candidates) - sum("origin" in trial.user_attrs for trial in trials))
+    for decisions, origin in missing[:room]:
+        study.enqueue_trial(decisions, user_attrs={"origin": origin})
 
 
 @dataclass

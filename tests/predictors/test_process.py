@@ -144,6 +144,7 @@ def test_indicators_are_expected_to_matter_less(asked: Found) -> None:
     scales = learn(X, z, np.arange(3)).scales
     assert scales[0] == scales[2] == pytest.approx(3**0.5 * np.exp(process._SCALE))
     assert scales[1] == pytest.approx(scales[0] * np.exp(process._INDICATOR))
+    assert scales[1] > 2 * scales[0]
     # Features that share a scale are expected to matter as they do on average.
     shared = learn(X, z, np.array([0, 1, 1])).scales
     assert shared[1] == shared[2] == pytest.approx(np.sqrt(scales[1] * scales[2]))

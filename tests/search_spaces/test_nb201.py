@@ -328,7 +328,7 @@ def test_descriptors_by_hand() -> None:
     assert canonical(*cell) == cell
     summary = [1, 1, 3, 1, 4, 1, 1, 3, 3, 0, (0 + 1 + 2 + 3) / 4, 3, 3]
     edges = [[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
-    assert SPACE.descriptors(recorded(*cell)) == [*summary, *(value for edge in edges for value in edge)]
+    assert SPACE.descriptors(recorded(*cell)) == [*summary, *itertools.chain(*edges)]
 
 
 def test_descriptors_of_a_cell_without_any_path() -> None:

@@ -44,5 +44,5 @@ class GPSampler(ProposingSampler):
         pending = self._source.of(pending_architectures(study, self._space, number))
         stopped = self._source.of(stopped_architectures(study, self._space, number))
         accuracies = np.array([trial.accuracy for trial in done])
-        found = self._proposer.propose(observed, accuracies, pending, rng, excluded=stopped.keys)
+        found = self._proposer.propose(observed, accuracies, pending, rng, stopped.keys)
         return sample_spread(self._space, rng) if found is None else self._source.architecture(found)

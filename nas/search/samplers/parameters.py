@@ -158,7 +158,7 @@ class ParameterGPSampler(BaseSampler):
         unknown = [i for i in range(len(signs)) if i not in self._known]
         found = Proposer(source, limits, GENERAL).propose(
             source.of([t.params for t in done]), _single(values[:, unknown], rng),
-            source.of([t.params for t in pending]), rng, excluded=source.of([]).keys,
+            source.of([t.params for t in pending]), rng,
         )  # fmt: skip
         return source.params((found or source.draw(rng)).rows[0])
 

@@ -1,6 +1,5 @@
 """The study on disk, the first candidates, and a driver that outlives a failing oracle."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ from nas.training.recorded import Recorded
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
-from search_spaces.space import SearchSpace, enumerate_architectures
+from search_spaces.space import SearchSpace, enumerate_architectures, sample_spread
 
 SPACE = FBNetSpace((1, 8, 8), 10)
 TOY = ToySpace((1, 8, 8), 10)
@@ -111,11 +110,36 @@ def test_first_candidates(trials: int, budget_ms: float | None) -> None:
 
 def test_first_candidates_are_spread_over_latency() -> None:
     found = first_candidates(SPACE, [target(SPACE)], 100, 0)
-    logs = [math.log(target(SPACE).predict_ms(a)) for a, _ in found]
-    # One per tenth of the range, unless it is of the family, so that steps are at most two tenths.
-    assert np.diff(sorted(logs)).max() <= 2.01 * (max(logs) - min(logs)) / 8
-    assert 5 <= sum(origin == "random" for _, origin in found) <= 10
     assert sum(origin == "baseline" for _, origin in found) == len(SPACE.baseline_family())
+    rng = np.random.default_rng(0)
+    drawn = {a.id: a for a in (sample_spread(SPACE, rng) for _ in range(1000))}
+    edges = np.percentile([target(SPACE).predict_ms(a) for a in drawn.values()], np.linspace(0, 100, 11))
+    random = [a for a, origin in found if origin == "random"]
+    assert all(a.id in drawn for a in random)
+    # One per tenth of the draws, unless it is of the family.
+    bins = np.searchsorted(edges[1:-1], [target(SPACE).predict_ms(a) for a in random])
+    assert len(set(bins)) == len(bins) >= 8 and np.abs(np.diff(np.sort(bins))).max() <= 2
+
+
+def test_bins_are_as_many_as_there_is_room_for() -> None:
+    family = len(TOY.baseline_family())
+    for trials, most in ((4, 1), (10, 3), (16, 6), (100, 10)):
+        origins = [origin for _, origin in first_candidates(TOY, [target(TOY)], trials, 0)]
+        assert 1 <= origins.count("random") <= most and len(origins) <= trials // 2
+        assert origins.count("baseline") <= family
+
+
+def test_bins_are_by_the_first_device() -> None:
+    backwards = made_up_table(SPACE, "board")
+    opposite = backwards.calibration.model_copy(update={"slope": -1.0, "offset_ms": 9.0})
+    board = TableTarget(SPACE, backwards.model_copy(update={"calibration": opposite}), None)
+    first = first_candidates(SPACE, [target(SPACE), board], 60, 0)
+    assert first == first_candidates(SPACE, [target(SPACE)], 60, 0)
+    assert first != first_candidates(SPACE, [board, target(SPACE)], 60, 0)
+
+
+def test_no_feasible_draw_and_no_feasible_baseline() -> None:
+    assert first_candidates(SPACE, [target(SPACE, 1e-6)], 40, 0) == []
 
 
 def test_networks_that_take_no_time_leave_the_others_their_bins() -> None:
@@ -143,6 +167,14 @@ def test_enqueuing_resumes_without_doubling(tmp_path: Path) -> None:
     assert [t.system_attrs["fixed_params"] for t in trials] == [dict(a.decisions) for a, _ in candidates]
     assert [t.user_attrs["origin"] for t in trials] == [origin for _, origin in candidates]
     assert {t.state for t in trials} == {TrialState.WAITING}
+
+
+def test_longer_search_starts_with_no_more_than_half_of_its_trials(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "j", ["cpu"])
+    for trials in (16, 26, 30, 30):
+        enqueue(study, first_candidates(SPACE, [target(SPACE)], trials, 0))
+        assert len(study.trials) <= trials // 2
+    assert len(study.trials) == len(first_candidates(SPACE, [target(SPACE)], 30, 0))
 
 
 def test_longer_search_gets_no_candidate_twice(tmp_path: Path) -> None:

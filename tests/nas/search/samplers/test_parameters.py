@@ -65,6 +65,13 @@ def test_several_unknown_objectives_and_one_alone() -> None:
     assert study.best_value < 0.05
 
 
+def test_few_parameters_and_many_trials() -> None:
+    # From 32 trials on it is asked which predictor to trust; those that look at architectures' counts are not.
+    study = optuna.create_study(sampler=ParameterGPSampler(seed=0))
+    study.optimize(lambda t: (t.suggest_float("x", -5, 5) - 1.2) ** 2, n_trials=35)
+    assert study.best_value < 0.05
+
+
 def test_maximised_known_objective_with_a_limit() -> None:
     study = optuna.create_study(
         directions=["minimize", "maximize"],
