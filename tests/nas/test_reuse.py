@@ -176,7 +176,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made_up_table(SPACE).save(folder / "cpu.json")
     slower(2).table.save(folder / "two.json")
     config = SearchConfig.checked(
-        data="digits", out=folder / "first", table=folder / "cpu.json", sampler="random", trials=8, supernet_steps=17,
+        data="digits", out=folder / "first", table=folder / "cpu.json", sampler="random", trials=6, supernet_steps=17,
         finalists=1, final_epochs=1, rank_networks=2, proxy_epochs=1, budget_ms=0.25,
     )  # fmt: skip
     run(config)
@@ -185,7 +185,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def second(first: Path, out: Path, **changes: Any) -> SearchConfig:
     given = {
-        "out": out, "device": ("cpu:threads=2",), "table": first.parent / "two.json", "budget_ms": 0.45, "trials": 4,
+        "out": out, "device": ("cpu:threads=2",), "table": first.parent / "two.json", "budget_ms": 0.45, "trials": 3,
         **changes,
     }  # fmt: skip
     return inherit(first, given)
@@ -202,9 +202,9 @@ def whole(first: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nas.training.train._step", untrained)
         with pytest.raises(RunFailed, match=r"training the finalists: .* a step of training"):
-            run(second(first, out, finalists=2))
+            run(second(first, out, finalists=3))
     trials = told(out / "study.journal")
-    run(second(first, out, finalists=2))
+    run(second(first, out, finalists=3))
     assert told(out / "study.journal") == trials and contents(first) == before
     return out
 
@@ -213,7 +213,7 @@ def test_search_trains_nothing(first: Path, whole: Path) -> None:
     trials = told(whole / "study.journal")
     ratings = {t.architecture.id: t.accuracy for t in evaluated_trials(read_study(first / "study.journal"), SPACE)}
     reused = {t[4]["id"]: t[3][0] for t in trials if REUSED_FROM in t[4] and t[3]}
-    assert reused == ratings and len(trials) == len(ratings) + 4
+    assert reused == ratings and len(trials) == len(ratings) + 3
     record = read_record(whole)
     assert list(record["stages"])[:6] == ["reuse", "data", "table", "oracle", "rank check", "search"]
     assert record["report"]["reused"]["rated candidates"] == len(ratings)
