@@ -25,17 +25,19 @@ SPACES: dict[str, type[SearchSpace]] = {"fbnet": FBNetSpace, "fbnetv2": FBNetV2S
 class SearchConfig(BaseModel):
     """The settings of ``nas search``. Times are given in epochs or steps, latencies in ms, sizes in px.
 
-    ``oracle`` and ``device`` may name recorded tables (see ``Source``); ``data`` is empty then.
+    ``oracle`` and ``device`` may name recorded tables (see ``Source``); ``data`` is empty then. ``from_run``, a flag
+    and key called ``from``, is an earlier run whose ratings are taken over; ``trials`` are new candidates.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
     data: str = ""
     out: Path
+    from_run: Path | None = Field(None, alias="from")
     space: str = "fbnet"
     device: tuple[str, ...] = Field(("cpu",), min_length=1)
     budget_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
-    trials: int = Field(100, ge=2)
+    trials: int = Field(100, ge=0)
     input: str | None = None
     oracle: str = "supernet"
     halving: bool = False
@@ -55,6 +57,7 @@ class SearchConfig(BaseModel):
         """Return what makes this search the search it is; the rest may change when it is resumed."""
         free = {"out", "trials", "finalists", "workers", "ray", "table", "accept_table"}
         places = {
+            "from": str(self.from_run.absolute()) if self.from_run else None,
             "data": str(_place(self.data)) if self.data else "",
             "oracle": _placed(self.oracle),
             "device": [_placed(device) for device in self.device],
@@ -72,6 +75,13 @@ class SearchConfig(BaseModel):
         if not is_table(oracle) and oracle not in get_args(OracleKind):
             raise PydanticCustomError("unknown", f"give {', '.join(get_args(OracleKind))} or {PREFIX}FILE#COLUMN")
         return oracle
+
+    @field_validator("trials")
+    @classmethod
+    def _some_trials(cls, trials: int, info: ValidationInfo) -> int:
+        if trials < 2 and info.data.get("from_run") is None:
+            raise PydanticCustomError("too_few", "give 2 or more, unless --from names a run with candidates")
+        return trials
 
     @field_validator("halving")
     @classmethod
@@ -106,6 +116,11 @@ class SearchConfig(BaseModel):
         return config
 
     def _require_consistent(self) -> None:
+        if self.from_run is not None and self.sampler in LEARNED:
+            raise InputError(
+                f"--sampler {self.sampler} trains for each latency anew, which --from does without: leave --from out, "
+                "or give --sampler gp"
+            )
         tables = [device for device in self.device if is_table(device)]
         if not self.recorded:
             if tables:

@@ -44,6 +44,21 @@ class RunFolder:
         return self.path / "supernet.safetensors"
 
     @property
+    def ranks(self) -> Path:
+        """How the supernet ranks networks, beside their training from scratch."""
+        return self.path / "ranks.json"
+
+    @property
+    def naswot(self) -> Path:
+        """The naswot scores of candidates."""
+        return self.path / "naswot.json"
+
+    @property
+    def reused(self) -> Path:
+        """The candidates that an earlier run has rated (``--from``)."""
+        return self.path / "reused.json"
+
+    @property
     def distribution(self) -> Path:
         """The learned distribution of architectures."""
         return self.path / "distribution.json"

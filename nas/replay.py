@@ -16,6 +16,7 @@ from nas.config import SearchConfig, make_space, require_space
 from nas.delivery.front import RecordedDevice, RecordedFront, recorded_candidates
 from nas.folder import RunFolder
 from nas.measuring import Console, require_good, require_reachable
+from nas.reuse import take_over
 from nas.run import RunFailed, search_study
 from nas.search.executor import Work, one_thread
 from nas.search.pareto import hypervolume
@@ -51,7 +52,10 @@ def run_replay(config: SearchConfig, folder: RunFolder, console: Console) -> Rec
     """
     one_thread()
     with folder.stage("tables"):
+        reused = take_over(config, folder, ())
         tables = read_tables(config)
+        if reused is not None:
+            reused.require_same(f"--oracle {config.oracle}", tables.digests[0])
         _require_unchanged(config, folder, tables.digests)
         folder.record["devices"] = [{"device": target.device, "latency": target.kind} for target in tables.targets]
         known = len(tables.accuracy.values)

@@ -17,6 +17,7 @@ from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, fin
 from nas.delivery.front import Front
 from nas.folder import RunFolder
 from nas.measuring import Console, device_fronts, make_targets
+from nas.reuse import Reused, add_ratings, lacking, take_finalists, take_over, tell_reused
 from nas.search.distribution import Probabilities, load, save, summary
 from nas.search.dnas import learn_at_budget, require_layers
 from nas.search.executor import Work, all_cores, connect_ray, make_executor, one_thread
@@ -64,7 +65,7 @@ def search_study(
     free: Callable[[list[Architecture]], dict[str, list[float]]],
     learned: Probabilities | None = None,
 ) -> list[Evaluated]:
-    """Bring the study of a run to its trials, which the works of ``factory`` rate, and return what was rated.
+    """Bring the study of a run to its trials, which the works of ``factory`` rate; return what was rated within budget.
 
     Raises:
         InputError: the journal is damaged, or what rates candidates was given wrongly.
@@ -74,7 +75,12 @@ def search_study(
         shutil.rmtree(folder.rungs, ignore_errors=True)  # of a study that was deleted to search anew
     study = open_study(folder.journal, [metric(target.kind, target.device) for target in targets])
     study.sampler = make_sampler(config.sampler, space, targets, config.seed, learned)
-    enqueue(study, first_candidates(space, targets, config.trials, config.seed))
+    first = first_candidates(space, targets, config.trials, config.seed) if config.trials else []
+    if config.from_run is not None:
+        known = add_ratings(study, space, targets, Reused.load(folder))
+        first = lacking(first, known, targets[0])
+        tell_reused(folder, console, known)
+    enqueue(study, first)
     halving = Halving(study, config.proxy_epochs, folder.rungs) if config.halving else None
     with console.progress(f"searching ({config.sampler})") as progress:
         executor = make_executor(factory, config.workers, config.ray)
@@ -91,7 +97,7 @@ def search_study(
     if len(rated) >= _PREDICTED_FROM:
         with console.progress("checking the accuracy predictor"):
             _report_predictor(folder, console, space, rated, free([trial.architecture for trial in rated]))
-    return rated
+    return [trial for trial in rated if trial.feasible]
 
 
 def _report_predictor(
@@ -117,8 +123,14 @@ class _Run:
 
     def run(self) -> Front:
         one_thread()
+        reused = None
+        if self.config.from_run is not None:
+            with self.folder.stage("reuse"):
+                reused = take_over(self.config, self.folder, self.devices)
         with self.folder.stage("data"):
             data = self._load_data()
+            if reused is not None:
+                reused.require_same(f"--data {self.config.data}", data.digest)
             space = make_space(self.config.space, data.input_shape, len(data.classes))
             if self.config.sampler == "dnas":
                 require_layers(space)
@@ -132,12 +144,14 @@ class _Run:
         learned = self._learn(task, targets) if self.config.sampler in LEARNED else None
         with self.folder.stage("search"):
             factory = partial(_rating_work, task, self.config)
-            free = partial(free_scores, task, kept=self.folder.path / "naswot.json")
+            free = partial(free_scores, task, kept=self.folder.naswot)
             if self.config.halving:
                 factory = partial(_rung_work, task, self.config, self.folder.rungs)
             rated = search_study(
                 self.config, self.folder, self.console, space, targets, factory, free=free, learned=learned
             )
+        if reused is not None:
+            self._tell_seconds()
         with self.folder.stage("finalists"):
             trained = self._train_finalists(task, rated)
         with self.folder.stage("front"):
@@ -167,7 +181,8 @@ class _Run:
     def _train_supernet(self, task: Task) -> None:
         if task.supernet is None:
             return
-        with self.console.progress("training the supernet") as progress, all_cores():
+        doing = "reading" if self.config.from_run else "training"
+        with self.console.progress(f"{doing} the supernet") as progress, all_cores():
             task.train_supernet(progress)
 
     def _learn(self, task: Task, targets: list[TableTarget]) -> Probabilities:
@@ -187,8 +202,8 @@ class _Run:
         return learned
 
     def _check_ranks(self, task: Task, targets: list[TableTarget]) -> None:
-        config, path = self.config, self.folder.path / "ranks.json"
-        if config.oracle != "supernet" or config.rank_networks < 2:
+        config, path = self.config, self.folder.ranks
+        if config.oracle != "supernet" or config.rank_networks < 2 or (config.from_run and not path.exists()):
             return
         if not path.exists():
             networks = _spread(task.space, targets[0], config.rank_networks, config.seed)
@@ -200,6 +215,14 @@ class _Run:
         title = f"rank of the supernet against {config.proxy_epochs} epochs from scratch"
         self.folder.record["report"][title] = lines
         self.console.say(f"{title}: " + ", ".join(f"{label} {value}" for label, value in lines.items()))
+
+    def _tell_seconds(self) -> None:
+        """Say how long the search for another device or budget took, without measuring and final training."""
+        parts = {
+            name: s for name, s in self.folder.record["stages"].items() if name not in ("table", "finalists", "front")
+        }
+        text = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items())
+        self.console.say(f"searched in {sum(parts.values()):.1f} s without training anything ({text})")
 
     def _map(self, title: str, factory: Callable[[], Work], jobs: list[Architecture]) -> list[Any]:
         """Run one job per architecture and return the values in order."""
@@ -224,6 +247,7 @@ class _Run:
 
     def _train_finalists(self, task: Task, rated: list[Evaluated]) -> list[Trained]:
         config = self.config
+        take_finalists(config, self.folder, self.console, rated, self.devices)
         chosen: dict[str, Architecture] = {}
         for device in range(len(self.devices)):
             for trial in choose_finalists(rated, config.finalists, device):

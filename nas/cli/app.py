@@ -31,7 +31,8 @@ def _load_settings(context: typer.Context, path: Path | None) -> Path | None:
         raise InputError(f"--config {path}: {error.strerror}") from None
     except ValueError as error:
         raise InputError(f"--config {path} is no TOML: {error}") from None
-    options = {parameter.name: parameter for parameter in context.command.params if parameter.name}
+    # By the long flag: a flag like --from cannot be the name of a parameter.
+    options = {max(p.opts, key=len).lstrip("-").replace("-", "_"): p for p in context.command.params if p.name}
     known = set(options) - {"config", "help"}
     for key in values:
         if key.replace("-", "_") not in known:

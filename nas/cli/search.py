@@ -14,6 +14,7 @@ from nas.config import SearchConfig
 from nas.delivery.front import Front, RecordedFront, load_front
 from nas.folder import open_folder, read_record
 from nas.replay import run_replay
+from nas.reuse import TRIALS, inherit
 from nas.run import run_search
 from nas.search.record import trials_table
 from nas.search.samplers import SamplerKind
@@ -35,13 +36,24 @@ def _write_report(folder: Path, record: dict[str, Any]) -> Path:
 
 @app.command(epilog="Example:  nas search --data digits --budget-ms 0.2 --trials 60 --out runs/digits")
 def search(
+    context: typer.Context,
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of this run; resumes what it holds.")],
     data: Data = _DEFAULT["data"],
     config: Config = None,
+    from_run: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="RUN",
+            help="Take over the supernet and all ratings of an earlier run, for another device or budget.",
+        ),
+    ] = None,
     space: Space = _DEFAULT["space"],
     device: Device = ["cpu"],  # noqa: B006  (Typer copies it)
     budget_ms: Annotated[float | None, typer.Option(help="Slowest network of interest, in ms.")] = None,
-    trials: Annotated[int, typer.Option(help="Candidates to consider.")] = _DEFAULT["trials"],
+    trials: Annotated[
+        int, typer.Option(help=f"Candidates to consider; with --from new ones, {TRIALS} unless each is trained.")
+    ] = _DEFAULT["trials"],
     input: Input = None,
     oracle: Annotated[
         str,
@@ -86,9 +98,13 @@ def search(
     nothing is trained, measured or exported, and --data is left out. FILE is a CSV file (.gz or not) with a column
     architecture or arch; a device's may have idx instead, joined with the oracle's. --device table:FILE.json takes a
     table of `nas table`.
+
+    With --from RUN only latencies are new: all that RUN has rated counts here as well, and its supernet rates the
+    new candidates, so nothing is trained before the finalists. Settings that are not given are those of RUN, but for
+    --budget-ms; --device, --budget-ms, --trials, --sampler, --finalists and --final-epochs may differ.
     """
-    values = {name: value for name, value in locals().items() if name != "config"}
-    checked = SearchConfig.checked(**values)
+    values = {"from" if n == "from_run" else n: v for n, v in locals().items() if n not in ("config", "context")}
+    checked = SearchConfig.checked(**values) if from_run is None else inherit(from_run, _given(context, values))
     command = shlex.join(["nas", *sys.argv[1:]])
     with open_folder(checked, command) as folder:
         run = run_replay if checked.recorded else run_search
@@ -99,6 +115,13 @@ def search(
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in folder.record["stages"].items())
     console.print(f"time: {stages}", markup=False)
     console.print(f"report: {report}", markup=False)
+
+
+def _given(context: typer.Context, values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values that the command line or a file of --config gives."""
+    names = {name: "from_run" if name == "from" else name for name in values}
+    sources = {name: context.get_parameter_source(names[name]) for name in values}
+    return {name: value for name, value in values.items() if (source := sources[name]) and source.name != "DEFAULT"}
 
 
 @app.command(epilog="Example:  nas front runs/first --json")

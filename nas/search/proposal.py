@@ -147,9 +147,10 @@ class Score:
         self._floor = float(accuracies.min())
         on_a_front = np.zeros(len(observed), bool)
         self._devices = []
+        within = np.all(observed.ms <= limits, axis=1)  # the others tell the model about accuracy
         for column, limit in zip(observed.ms.T, limits, strict=True):
-            points = list(zip(accuracies.tolist(), column.tolist(), strict=True))
-            on_a_front |= np.array(non_dominated(points))
+            points = list(zip(accuracies[within].tolist(), column[within].tolist(), strict=True))
+            on_a_front[within] |= np.array(non_dominated(points), bool)
             ceiling = float(limit) if np.isfinite(limit) else _CEILING * float(column.max())
             volume = hypervolume(points, self._floor, ceiling)
             self._devices.append((*front_levels(points, self._floor), ceiling, volume or 1.0))

@@ -10,20 +10,31 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace
 
+REUSED_FROM = "reused_from"
+"""The attribute of a trial that an earlier run has rated: the folder of that run."""
+
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A candidate that the oracle has rated: accuracy in [0, 1], known latency (ms) per device."""
+    """A candidate that the oracle has rated: accuracy in [0, 1], known latency (ms) per device.
+
+    One that an earlier run has rated may be over the budget of this one, which ``feasible`` tells.
+    """
 
     number: int
     architecture: Architecture
     origin: str
     accuracy: float
     ms: tuple[float, ...]
+    feasible: bool = True
 
 
 def describe(
-    trial: Trial, space: SearchSpace, architecture: Architecture, latencies: Sequence[str], ms: Sequence[float]
+    trial: Trial | FrozenTrial,
+    space: SearchSpace,
+    architecture: Architecture,
+    latencies: Sequence[str],
+    ms: Sequence[float],
 ) -> None:
     """Write what is known of a candidate before it is evaluated; ``ms`` are its ``latencies``, by name."""
     known = {
@@ -56,7 +67,7 @@ def evaluated_trials(study: Study, space: SearchSpace) -> list[Evaluated]:
         if attrs["evaluated"] and attrs["id"] not in found:
             architecture = space.parse(attrs["architecture"])
             found[attrs["id"]] = Evaluated(
-                trial.number, architecture, origin(trial), trial.values[0], tuple(trial.values[1:])
+                trial.number, architecture, origin(trial), trial.values[0], tuple(trial.values[1:]), attrs["feasible"]
             )
     return list(found.values())
 

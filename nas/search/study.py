@@ -10,13 +10,13 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage
 from optuna.study import Study, StudyDirection
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas.search.executor import Executor
 from nas.search.halving import Halving
 from nas.search.journal import TrialJournal
-from nas.search.record import describe, evaluated_trials, latencies
-from nas.search.target import Target, metric
+from nas.search.record import REUSED_FROM, describe, evaluated_trials, latencies
+from nas.search.target import Target, metric, over_budget
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace, sample_spread
@@ -172,7 +172,7 @@ class Driver:
     _failures: int = 0
 
     def run(self) -> None:
-        """Bring the study to ``trials`` trials.
+        """Bring the study to ``trials`` trials, beside those that an earlier run has rated.
 
         Raises:
             SearchFailed: several evaluations in a row failed.
@@ -191,25 +191,24 @@ class Driver:
                 return
             self._collect()
 
+    def _own(self) -> list[FrozenTrial]:
+        return [t for t in self.study.get_trials(deepcopy=False) if REUSED_FROM not in t.user_attrs]
+
     def _asked(self) -> int:
-        trials = self.study.get_trials(deepcopy=False)
-        return sum(trial.state != TrialState.WAITING for trial in trials)
+        return sum(trial.state != TrialState.WAITING for trial in self._own())
 
     def _report(self) -> None:
-        trials = self.study.get_trials(deepcopy=False)
-        self.progress(sum(trial.state.is_finished() for trial in trials), self.trials)
+        self.progress(sum(trial.state.is_finished() for trial in self._own()), self.trials)
 
     def _start(self, trial: Trial) -> None:
         architecture = self.space.decide(lambda name, options: str(trial.suggest_categorical(name, options)))
         ms = [target.predict_ms(architecture) for target in self.targets]
         describe(trial, self.space, architecture, [metric(t.kind, t.device) for t in self.targets], ms)
-        feasible = True
-        for target, value in zip(self.targets, ms, strict=True):
-            if target.budget_ms is not None:
-                feasible &= value <= target.budget_ms
-                constraint = f"budget {target.device}"
-                if constraint not in trial.constraints:  # a resumed trial may have it
-                    trial.set_constraint(constraint, value - target.budget_ms)
+        excess = over_budget(self.targets, ms)
+        for constraint, value in excess.items():
+            if constraint not in trial.constraints:  # a resumed trial may have it
+                trial.set_constraint(constraint, value)
+        feasible = all(value <= 0 for value in excess.values())
         trial.set_user_attr("feasible", feasible)
         if not feasible:
             self._tell(trial, None)

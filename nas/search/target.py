@@ -1,6 +1,7 @@
 """What a search is for: a device, its budget, and how the latency of an architecture there is known."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -44,6 +45,15 @@ class Target(Protocol):
 def metric(kind: Kind, device: str) -> str:
     """Return the name of a device's latency in a study, which says how it is known."""
     return f"{kind}_ms {device}"
+
+
+def over_budget(targets: Sequence[Target], ms: Sequence[float]) -> dict[str, float]:
+    """Return by how much (ms) each budget is exceeded, zero or less if it is kept, by the constraint's name."""
+    return {
+        f"budget {target.device}": value - target.budget_ms
+        for target, value in zip(targets, ms, strict=True)
+        if target.budget_ms is not None
+    }
 
 
 @dataclass(frozen=True)

@@ -205,6 +205,41 @@ def test_changed_table_or_setting_is_refused(cli: Cli, tmp_path: Path) -> None:
     assert told(tmp_path / "run" / "study.journal") == before
 
 
+def test_going_on_from_a_replay(cli: Cli, tmp_path: Path) -> None:
+    assert cli(*command(budget_ms=9))[0] == 0
+    journal = (tmp_path / "run" / "study.journal").read_bytes()
+    go_on = ["search", "--from", "run", "--device", "table:ms.csv#slow", "--out", "second"]
+    code, out, _ = cli(*go_on, "--budget-ms", 20, "--trials", 5)
+    assert (
+        code == 0
+        and "Front on slow, budget 20 ms" in out
+        and (tmp_path / "run" / "study.journal").read_bytes() == journal
+    )
+    known = evaluated_trials(read_study(tmp_path / "run" / "study.journal"), SPACE)
+    found = evaluated_trials(read_study(tmp_path / "second" / "study.journal"), SPACE)
+    assert [t.accuracy for t in found[: len(known)]] == [t.accuracy for t in known]
+    within = [t for t in found[: len(known)] if t.feasible]
+    assert f"reused from run: {len(known)} rated candidates, {len(within)} within the budget" in out
+    assert 0 < len(within) < len(known) and [t.feasible for t in found] == [t.ms[0] <= 20 for t in found]
+    front = RecordedFront.load(tmp_path / "second").devices[0].candidates
+    assert [(c.id, c.ms) for c in front] == [
+        (i, ms) for i, _, ms in brute_force(Path("second"), 0, "recorded_ms slow") if ms <= 20
+    ]
+    trials = told(tmp_path / "second" / "study.journal")
+    assert len(trials) == len(known) + 5
+    assert cli(*go_on, "--budget-ms", 20, "--trials", 7)[0] == 0
+    assert told(tmp_path / "second" / "study.journal")[: len(trials)] == trials
+    (tmp_path / "from.toml").write_text('from = "run"\ndevice = "table:ms.csv#slow"\ntrials = 0\n')
+    assert cli("search", "--config", "from.toml", "--out", "third")[0] == 0
+    assert len(told(tmp_path / "third" / "study.journal")) == len(known)
+    assert "--space fbnet: --from run takes over nb201" in refused(cli(*go_on[:-1], "fourth", "--space", "fbnet"))
+    assert "none holds no run" in refused(cli("search", "--from", "none", "--out", "fourth"))
+    assert "--device cpu is measured" in refused(cli("search", "--from", "run", "--device", "cpu", "--out", "fourth"))
+    (tmp_path / "acc.csv").write_text((tmp_path / "acc.csv").read_text() + "\n")
+    assert "has changed since run was begun; search without --from" in refused(cli(*go_on[:-1], "fourth"))
+    assert not (tmp_path / "fourth").exists()
+
+
 def test_predicting_tables(cli: Cli, tmp_path: Path) -> None:
     networks = list(enumerate_architectures(SPACE))[::60]
     timings = ["architecture,ms", *[f"{published(a)},{1 + 1e-7 * SPACE.macs(a)}" for a in networks]]

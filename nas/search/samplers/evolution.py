@@ -33,8 +33,9 @@ class EvolutionSampler(ProposingSampler):
         rng = np.random.default_rng([self._seed, number])
         done = evaluated_trials(study, self._space)
         seen = {trial.architecture.id for trial in done} | unrated_ids(study, number)
-        for _ in range(CHILDREN if done else 0):
-            child = self._child(done[-POPULATION:], number % len(self._latencies), rng)
+        population = [trial for trial in done if trial.feasible][-POPULATION:]
+        for _ in range(CHILDREN if population else 0):
+            child = self._child(population, number % len(self._latencies), rng)
             if child.id not in seen and self.feasible(child):
                 return child
         drawn = [sample_spread(self._space, rng) for _ in range(RANDOM_DRAWS)]
