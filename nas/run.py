@@ -222,7 +222,7 @@ class _Run:
             name: s for name, s in self.folder.record["stages"].items() if name not in ("table", "finalists", "front")
         }
         text = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in parts.items())
-        self.console.say(f"searched in {sum(parts.values()):.1f} s without training anything ({text})")
+        self.console.say(f"searched in {sum(parts.values()):.1f} s, blocks and finalists not counted ({text})")
 
     def _map(self, title: str, factory: Callable[[], Work], jobs: list[Architecture]) -> list[Any]:
         """Run one job per architecture and return the values in order."""

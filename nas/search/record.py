@@ -66,9 +66,9 @@ def evaluated_trials(study: Study, space: SearchSpace) -> list[Evaluated]:
         attrs = trial.user_attrs
         if attrs["evaluated"] and attrs["id"] not in found:
             architecture = space.parse(attrs["architecture"])
-            found[attrs["id"]] = Evaluated(
-                trial.number, architecture, origin(trial), trial.values[0], tuple(trial.values[1:]), attrs["feasible"]
-            )
+            accuracy, *ms = trial.values
+            feasible = bool(attrs.get("feasible", True))
+            found[attrs["id"]] = Evaluated(trial.number, architecture, origin(trial), accuracy, tuple(ms), feasible)
     return list(found.values())
 
 
