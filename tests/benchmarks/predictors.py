@@ -102,7 +102,8 @@ def main() -> None:
     space = SPACE.as_recorded()
     networks = rows[SETS[0]].by_network(space)
     every = list(networks)
-    truth = {name: np.array([accuracies(r, r.by_network(space)).values[a] for a in every]) for name, r in rows.items()}
+    recorded = {name: accuracies(found, found.by_network(space)) for name, found in rows.items()}
+    truth = {name: np.array([known.of(a) for a in every]) for name, known in recorded.items()}
     X = feature_matrix(space, every)
     plain = one_hot([space.canonical(a) for a in every])
     graphs = wl_features(space.graph(a) for a in every)
