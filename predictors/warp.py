@@ -35,5 +35,8 @@ class RankWarp:
         return np.asarray(np.interp(z, self.knots, self._values) + self._below * below + self.above * above)
 
     def there(self, y: NDArray) -> NDArray:
-        """Return the numbers that values stand at; those beyond the observations stand at the outermost ones."""
-        return np.interp(y, self._values, self.knots)
+        """Return the numbers that values stand at; where nothing lies beyond, those stand at the outermost."""
+        low, high = self._values[0], self._values[-1]
+        below = np.minimum(y - low, 0) / self._below if self._below else 0.0
+        above = np.maximum(y - high, 0) / self.above if self.above else 0.0
+        return np.asarray(np.interp(y, self._values, self.knots) + below + above)

@@ -30,7 +30,7 @@ def warped_improvement(mean: NDArray, std: NDArray, warp: RankWarp, levels: NDAr
         mean: of each candidate in the space of ranks (n,).
         std: its standard deviation (n,), positive.
         warp: the map between ranks and accuracies.
-        levels: accuracies (k,) among those that ``warp`` has observed.
+        levels: accuracies (k,).
     """
     at = warp.there(levels)
     knots = np.unique(np.concatenate([at, warp.knots[:: -(-len(warp.knots) // _PIECES)], warp.knots[-1:]]))

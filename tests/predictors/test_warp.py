@@ -47,7 +47,7 @@ def test_beyond_the_observations_the_outer_fifth_goes_on() -> None:
     high = (y[9] - y[7]) / (warp.z[9] - warp.z[7])
     assert warp.above == pytest.approx(high)
     assert warp.back(warp.z[[0, 9]] + [-2, 3]) == pytest.approx([1 - 2 * low, 46 + 3 * high])
-    assert warp.there(np.array([-5.0, 99.0])) == pytest.approx(warp.z[[0, 9]])
+    assert warp.there(np.array([1 - 2 * low, 46 + 3 * high])) == pytest.approx(warp.z[[0, 9]] + [-2, 3])
 
 
 def test_two_values_make_a_line() -> None:

@@ -17,7 +17,8 @@ class GPSampler(ProposingSampler):
     """Propose the feasible architecture with the highest expected hypervolume improvement.
 
     A Gaussian process is fitted to all ratings so far; with several devices the gains of all their fronts count. What
-    is over a budget is never proposed, and what is being evaluated elsewhere counts as what it is predicted to be.
+    is over a budget is not proposed, unless nothing new within it is found: such a trial is told at once and never
+    evaluated. What is being evaluated elsewhere counts as what it is predicted to be.
 
     Args:
         space, latencies, budgets_ms, seed: see ``ProposingSampler``.
