@@ -103,7 +103,7 @@ DECISIVE = {
 
 
 def test_identity_is_what_decides_the_result() -> None:
-    assert CHANGEABLE.keys() | DECISIVE.keys() | {"halving"} == set(SearchConfig.model_fields)
+    assert CHANGEABLE.keys() | DECISIVE.keys() | {"halving", "from_run"} == set(SearchConfig.model_fields)
     identity = SearchConfig.checked(**BASE).identity()
     assert SearchConfig.checked(**{**BASE, **CHANGEABLE}).identity() == identity
     for field, value in DECISIVE.items():
@@ -111,6 +111,9 @@ def test_identity_is_what_decides_the_result() -> None:
         assert {key for key in identity if identity[key] != changed[key]} == {field}
     trained = SearchConfig.checked(**{**BASE, "oracle": "train"}).identity()
     assert SearchConfig.checked(**{**BASE, "oracle": "train", "halving": True}).identity() != trained
+    assert SearchConfig.checked(**{**BASE, "from": Path("first")}).identity() == {
+        **identity, "from": str(Path("first").absolute())
+    }  # fmt: skip
 
 
 def test_identity_of_data_is_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
