@@ -105,7 +105,7 @@ def brute_force(out: Path, number: int, metric: str, space: SearchSpace = SPACE)
 
 def test_whole_replay(cli: Cli, tmp_path: Path) -> None:
     code, out, err = cli(*command(device=["table:ms.csv#fast", "table:ms.csv#slow"], budget_ms=9))
-    assert code == 0 and err == "searching (random) ...\n"
+    assert code == 0 and err == "searching (random) ...\nchecking the accuracy predictor ...\n"
     assert "5,425 networks of nb201 are recorded; nothing is trained or measured" in out
     assert (
         "Front on fast, budget 9 ms" in out and "recorded %  recorded ms" in out and "pred" not in out.split("Front")[1]
