@@ -83,7 +83,8 @@ def zero_cost(networks: Sequence[Architecture], images: torch.Tensor) -> NDArray
     for seed, network in enumerate(networks):
         torch.manual_seed(seed)
         module = SPACE.build(network)
-        found.append([synflow(module, SPACE.input_shape), naswot(module, images)])
+        score = naswot(module, images)  # before its weights become doubles
+        found.append([synflow(module, SPACE.input_shape), score])
     scores = np.array(found)
     return np.maximum(scores, np.quantile(scores[np.isfinite(scores).all(1)], 0.01, axis=0))
 
