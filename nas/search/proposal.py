@@ -24,6 +24,9 @@ PARENTS = 40
 # asked more rarely, and not of so few observations that chance would answer.
 _GROWTH = 1.1
 _CHOSEN_GROWTH, _CHOSEN_FROM = 2.0, 32
+# The hypervolume is counted from this quantile of the accuracies on. Networks that have learned nothing are often the
+# fastest by far: counted from their level, each of them would seem to gain more than anything on the front.
+_FLOOR = 0.1
 # Where the hypervolume of an unlimited latency ends, as a multiple of the largest observed one.
 _CEILING = 1.05
 
@@ -144,7 +147,7 @@ class Score:
             accuracies = np.append(accuracies, model.predict(pending.X))
             model, observed = model.believing(pending.X), observed + pending
         self._model = model
-        self._floor = float(accuracies.min())
+        self._floor = float(np.quantile(accuracies, _FLOOR, method="lower"))
         on_a_front = np.zeros(len(observed), bool)
         self._devices = []
         within = np.all(observed.ms <= limits, axis=1)  # the others tell the model about accuracy
