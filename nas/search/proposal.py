@@ -151,6 +151,7 @@ class Score:
         on_a_front = np.zeros(len(observed), bool)
         self._devices = []
         within = np.all(observed.ms <= limits, axis=1)  # the others tell the model about accuracy
+        within |= not within.any()  # or are all that there is to breed from
         for column, limit in zip(observed.ms.T, limits, strict=True):
             points = list(zip(accuracies[within].tolist(), column[within].tolist(), strict=True))
             on_a_front[within] |= np.array(non_dominated(points), bool)

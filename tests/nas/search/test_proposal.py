@@ -155,7 +155,9 @@ def test_what_is_pending_counts_as_observed_at_its_median() -> None:
     score = proposal.Score(
         proposer._model(source.of(seen), y[seen]), source.of(seen), y[seen], source.of(pending), np.array([np.inf])
     )
-    assert score._floor == np.quantile(y[seen], 0.1, method="lower") and score._best == max(y[seen].max(), median[0])
+    assert score._floor == np.quantile([*y[seen], *median], 0.1, method="lower") and score._best == max(
+        y[seen].max(), median[0]
+    )
     rest = np.setdiff1d(np.arange(150), [*seen, first])
     assert second == rest[np.argmax(score(source.of(rest)))]
     assert score(source.of(pending))[0] < 0.5 * score(source.of(np.array([second])))[0]
