@@ -1,8 +1,9 @@
 """Accuracy estimates of untrained networks.
 
-On the cells of NAS-Bench-201 they rank well by themselves and help a predictor that sees the decisions alone, but add
-nothing to one that knows MACs, parameters and the structure of an architecture (tests/benchmarks/predictors.py), and
-cost a network's forward pass per candidate: the search reports them and proposes without them.
+On the cells of NAS-Bench-201 they rank well by themselves and help a predictor that sees the decisions alone a lot, but
+add about 0.01 of Kendall's tau to one that knows MACs, parameters and the structure of an architecture
+(tests/benchmarks/predictors.py). They cost a forward pass per candidate, and a proposal considers thousands: the search
+reports them and proposes without them.
 """
 
 import math
