@@ -21,7 +21,7 @@ from search_spaces.space import SearchSpace, crossover, enumerate_architectures,
 # Up to this many architectures are listed whole.
 LISTED = 20_000
 # Candidates per draw and per generation, where a thousand cost milliseconds (rows) and where they cost a second.
-ROWS, ROW_CHILDREN = 8000, 3000
+ROWS, ROW_CHILDREN = 6000, 2500
 DRAWN, CHILDREN = 300, 200
 # Children of two parents; the others have one.
 CROSSED = 0.5
