@@ -136,12 +136,14 @@ def first_candidates(
 def enqueue(study: Study, candidates: Sequence[tuple[Architecture, str]]) -> None:
     """Put ``candidates`` before the sampler's own trials; those that are in the study already stay as they are.
 
-    A longer search starts with others than a shorter one: it gets as many of the new ones as it starts with more.
+    A longer search starts with others than a shorter one: it gets as many of the new ones as it starts with more. What
+    an earlier run has rated is beside these.
     """
     trials = study.get_trials(deepcopy=False)
     present = [trial.system_attrs.get("fixed_params") for trial in trials]
     missing = [(dict(a.decisions), origin) for a, origin in candidates if dict(a.decisions) not in present]
-    room = max(0, len(candidates) - sum("origin" in trial.user_attrs for trial in trials))
+    begun = sum("origin" in t.user_attrs and REUSED_FROM not in t.user_attrs for t in trials)
+    room = max(0, len(candidates) - begun)
     for decisions, origin in missing[:room]:
         study.enqueue_trial(decisions, user_attrs={"origin": origin})
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from fakes import made_up_accuracy, made_up_table, run_study, told
 from measuring_jobs import COMPANY
+from optuna.trial import TrialState
 
 from latency import measure as measuring
 from latency.device import Device
@@ -26,7 +27,7 @@ from nas.run import RunFailed, run_search
 from nas.search.executor import InProcess
 from nas.search.record import REUSED_FROM, evaluated_trials
 from nas.search.samplers import make_sampler
-from nas.search.study import Driver, first_candidates, open_study, read_study
+from nas.search.study import Driver, enqueue, first_candidates, open_study, read_study
 from nas.search.target import TableTarget
 from nas.training.oracle import SupernetOracle, Task
 from nas.training.train import Recipe
@@ -128,6 +129,10 @@ def test_first_candidates_fill_what_is_lacking(rated: Reused, tmp_path: Path) ->
         assert ((architecture, origin) in wanted) == expected
     assert {origin for _, origin in wanted} == {"random", "baseline"}  # the budget there was 0.3 ms
     assert lacking(first, [], target) == first
+    for _ in range(2):  # resumed
+        enqueue(study, wanted)
+        waiting = [t.system_attrs["fixed_params"] for t in study.get_trials(states=[TrialState.WAITING])]
+        assert waiting == [dict(architecture.decisions) for architecture, _ in wanted]
 
 
 class Quiet:
