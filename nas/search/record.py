@@ -83,10 +83,7 @@ def stopped_architectures(study: Study, space: SearchSpace, number: int) -> list
 
 
 def _unrated(study: Study, space: SearchSpace, number: int, state: TrialState) -> list[Architecture]:
-    trials = study.get_trials(deepcopy=False, states=[state])
-    texts = {
-        t.user_attrs["id"]: t.user_attrs["architecture"] for t in trials if t.number < number and "id" in t.user_attrs
-    }
+    texts = {trial.user_attrs["id"]: trial.user_attrs["architecture"] for trial in _before(study, number, state)}
     return [space.parse(text) for text in texts.values()]
 
 
@@ -95,8 +92,12 @@ def unrated_ids(study: Study, number: int) -> set[str]:
 
     Trials before it are evaluating them at this moment, or stopped early as they would not have reached the front.
     """
-    trials = study.get_trials(deepcopy=False, states=[TrialState.RUNNING, TrialState.PRUNED])
-    return {t.user_attrs["id"] for t in trials if t.number < number and "id" in t.user_attrs}
+    return {trial.user_attrs["id"] for trial in _before(study, number, TrialState.RUNNING, TrialState.PRUNED)}
+
+
+def _before(study: Study, number: int, *states: TrialState) -> list[FrozenTrial]:
+    trials = study.get_trials(deepcopy=False, states=states)
+    return [trial for trial in trials if trial.number < number and "id" in trial.user_attrs]
 
 
 def trials_table(study: Study, latency: str) -> pd.DataFrame:
