@@ -1,5 +1,6 @@
 """The front on disk: the feasible, non-dominated candidates of each device, verified or from recorded tables."""
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -147,9 +148,9 @@ class _Saved(BaseModel):
         except ValidationError as error:
             raise InputError(f"front {path} is damaged: {error.errors()[0]['msg']}") from None
 
+    @abstractmethod
     def table(self) -> pd.DataFrame:
         """Return one row per network, with its ``device`` and ``status``."""
-        raise NotImplementedError
 
 
 class Front(_Saved):
