@@ -21,7 +21,7 @@ from latency.host import fingerprint
 from latency.table import LatencyTable
 from nas.config import SearchConfig
 from nas.delivery.finalists import finished
-from nas.folder import RunFolder, read_record
+from nas.folder import RunFolder, read_record, settings
 from nas.measuring import Console
 from nas.search.record import REUSED_FROM, Evaluated, describe, evaluated_trials, origin
 from nas.search.samplers import LEARNED
@@ -36,9 +36,9 @@ TRIALS = 40
 """How many new candidates are considered unless --trials says otherwise; none where each would be trained."""
 
 # A budget belongs to a device, the others to a command.
-_NOT_INHERITED = {"out", "from", "budget_ms", "trials", "table", "accept_table", "workers", "ray"}
+_NOT_INHERITED = {"out", "from", "budget_ms", "time", "trials", "table", "accept_table", "workers", "ray"}
 # No rating depends on these.
-_MAY_DIFFER = {"from", "budget_ms", "device", "sampler", "halving", "final_epochs"}
+_MAY_DIFFER = {"from", "budget_ms", "time", "device", "sampler", "halving", "final_epochs"}
 
 
 def inherit(run: Path, given: Mapping[str, object]) -> SearchConfig:
@@ -52,8 +52,7 @@ def inherit(run: Path, given: Mapping[str, object]) -> SearchConfig:
     if out.resolve() == run.resolve():
         raise InputError(f"--from {run} is the folder of --out too; give the new run a folder of its own")
     # What was begun goes on without the earlier run.
-    record = read_record(out if (out / "run.json").exists() else run)
-    before = {**record["config"], **record["identity"]}
+    before = settings(read_record(out if (out / "run.json").exists() else run))
     if before["sampler"] in LEARNED:
         raise InputError(
             f"--from {run}: it was searched with --sampler {before['sampler']}, whose supernet leaves images for the "
@@ -225,18 +224,22 @@ def tell_reused(folder: RunFolder, console: Console, known: Sequence[Evaluated])
 
 
 def take_finalists(
-    config: SearchConfig, folder: RunFolder, console: Console, rated: Sequence[Evaluated], devices: Sequence[Device]
+    config: SearchConfig,
+    folder: RunFolder,
+    console: Console,
+    known: Sequence[Architecture],
+    devices: Sequence[Device],
 ) -> None:
-    """Copy the finalists among ``rated`` that the earlier run has trained as long, with the files that devices ask for.
+    """Copy those of ``known`` that the earlier run has trained as long, with the files that devices ask for.
 
     What was copied stays when the earlier run is gone.
     """
     run = config.from_run
     if run is None or not (run / "run.json").exists():
         return
-    if read_record(run)["identity"]["final_epochs"] == config.final_epochs:
+    if settings(read_record(run))["final_epochs"] == config.final_epochs:
         forms = {device.form for device in devices}
-        copied = [trial for trial in rated if _take_finalist(run, folder.path, trial.architecture, forms)]
+        copied = [architecture for architecture in known if _take_finalist(run, folder.path, architecture, forms)]
         if copied:
             folder.record["report"]["reused"]["trained finalists"] = len(copied)
             console.say(f"reused from {run}: {len(copied)} finalists that are trained already")

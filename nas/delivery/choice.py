@@ -1,0 +1,68 @@
+"""Which networks a run trains to the end, and where each comes from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from nas.config import SearchConfig
+from nas.delivery.finalists import choose_finalists, finished
+from nas.folder import RunFolder
+from nas.search.baselines import family_within, keeps, largest_per_bin, latency_range, spread_family
+from nas.search.record import Evaluated
+from nas.search.target import Target
+from search_spaces.architecture import Architecture
+from search_spaces.space import SearchSpace
+
+LARGEST = "largest"
+"""The origin of a network that has the most MACs of its latency bin."""
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A network to train to the end: its origin, and the latency (ms) that each device's table predicts.
+
+    ``accuracy`` in [0, 1] is what the search rated it with, None where it did not.
+    """
+
+    architecture: Architecture
+    origin: str
+    accuracy: float | None
+    ms: tuple[float, ...]
+
+
+def choose(
+    config: SearchConfig, folder: RunFolder, space: SearchSpace, targets: Sequence[Target], rated: Sequence[Evaluated]
+) -> list[Finalist]:
+    """Return the finalists of a search on each device, and members of the hand-made family beside them.
+
+    What an earlier session trained stays, also with fewer ``--finalists`` or ``--family`` now.
+    """
+    chosen = [trial for device in range(len(targets)) for trial in choose_finalists(rated, config.finalists, device)]
+    chosen += [trial for trial in rated if finished(folder.path, trial.architecture)]
+    found = {t.architecture.id: Finalist(t.architecture, t.origin, t.accuracy, t.ms) for t in chosen}
+    ratings = {trial.architecture.id: trial.accuracy for trial in rated}
+    return list((found | _family(config, folder, space, targets, ratings)).values())
+
+
+def choose_unsearched(
+    config: SearchConfig, folder: RunFolder, space: SearchSpace, targets: Sequence[Target]
+) -> list[Finalist]:
+    """Return what is worth training where a search is not: the largest network per latency bin, and the family.
+
+    Bins are those of the first device, from its fastest network to its budget or its slowest network.
+    """
+    low_ms, high_ms = latency_range(space, targets, config.seed)
+    largest = largest_per_bin(space, targets[0].predict_ms, low_ms, high_ms, config.finalists, config.seed)
+    found = [Finalist(a, LARGEST, None, _ms(a, targets)) for a in largest if keeps(a, targets)]
+    return list(({f.architecture.id: f for f in found} | _family(config, folder, space, targets, {})).values())
+
+
+def _family(
+    config: SearchConfig, folder: RunFolder, space: SearchSpace, targets: Sequence[Target], ratings: dict[str, float]
+) -> dict[str, Finalist]:
+    members = spread_family(space, targets, config.family)
+    members += [a for a in family_within(space, targets) if finished(folder.path, a)]
+    return {a.id: Finalist(a, "baseline", ratings.get(a.id), _ms(a, targets)) for a in members}
+
+
+def _ms(architecture: Architecture, targets: Sequence[Target]) -> tuple[float, ...]:
+    return tuple(target.predict_ms(architecture) for target in targets)
