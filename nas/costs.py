@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,10 +30,10 @@ from search_spaces.space import SearchSpace, sample_spread
 
 # Networks are drawn to know which MACs are common; the timed ones are at these percentiles of theirs.
 _DRAWS, _PERCENTILES = 64, (10, 50, 90)
-# Batches per timed epoch, and epochs; the first epoch warms up.
-_BATCHES, _EPOCHS = 2, 5
-# The paths of a supernet differ in what they cost: it takes more steps to know the mean.
-_SUPERNET_EPOCHS = 9
+# Batches per timed epoch: after each one a supernet writes its checkpoint, which real epochs do seldom.
+_BATCHES = 3
+# The first epoch warms up. Of the others most are timed, unless they take longer than this, but two at least.
+_EPOCHS, _ENOUGH_S = 8, 3.0
 # A sampler is timed with as many ratings as a short search has in the middle.
 _RATED, _PROPOSED = 30, 4
 # A block or network of a table took .13 to .4 s on busy machines with two cores, networks at the end .4 to .7 s.
@@ -45,7 +46,7 @@ def predicted_table_s(space: SearchSpace, devices: int) -> float:
 
 
 def measure_costs(config: SearchConfig, task: Task, targets: Sequence[Target], devices: Sequence[Device]) -> Costs:
-    """Time a few steps of everything that a run is made of; takes some seconds, or some steps where these are long."""
+    """Do a little of everything that a run is made of and time it: some seconds, or some steps where these are long."""
     space = task.space
     networks = _spread(space, targets, task.seed)
     step_s, step_s_per_mac = time_steps(task, networks)
@@ -57,7 +58,7 @@ def measure_costs(config: SearchConfig, task: Task, targets: Sequence[Target], d
             step_s=step_s,
             step_s_per_mac=step_s_per_mac,
             macs=float(np.mean([space.macs(a) for a in networks])),
-            rating_s=_warm(lambda: _rate(task, middle)),
+            rating_s=_timed(lambda: _rate(task, middle)),
             proposal_s=_proposal_s(config, space, targets, Path(folder)),
             supernet_step_s=supernet_step_s,
             supernet_start_s=start_s,
@@ -75,12 +76,6 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _warm(work: Callable[[], object]) -> float:
-    """Return the seconds of the second time, which pays for no imports any more."""
-    work()
-    return _timed(work)
-
-
 def _spread(space: SearchSpace, targets: Sequence[Target], seed: int) -> list[Architecture]:
     """Return networks within the budget, spread over MACs."""
     rng = np.random.default_rng(seed)
@@ -94,8 +89,7 @@ def time_steps(task: Task, networks: Sequence[Architecture]) -> tuple[float, flo
     data = _few(task.dataset)
     seconds = []
     for architecture in networks:
-        recipe = Recipe(_EPOCHS)
-        seconds.append(_step_s(partial(train, task.fresh(architecture), data, recipe, task.seed)))
+        seconds.append(_step_s(partial(train, task.fresh(architecture), data, Recipe(_EPOCHS), task.seed)))
     macs = np.array([task.space.macs(a) for a in networks], dtype=float)
     slope, base = np.polyfit(macs, seconds, 1) if np.ptp(macs) > 0 else (0.0, float(np.mean(seconds)))
     if slope < 0 or base < 0:  # noise, or networks that are much alike: one of the two explains it
@@ -110,10 +104,21 @@ def _few(data: Dataset) -> Dataset:
     return replace(data, train=Split(data.train.images[rows], data.train.labels[rows]))
 
 
+class _Enough(Exception):
+    """Ends a training that has been timed."""
+
+
 def _step_s(run: Callable[..., object]) -> float:
     """Return the median seconds of a step of a training on ``_few``, the first epoch left out."""
     ends: list[float] = []
-    run(progress=lambda done, total: ends.append(time.perf_counter()))
+
+    def told(done: int, total: int) -> None:
+        ends.append(time.perf_counter())
+        if len(ends) > 3 and ends[-1] - ends[0] > _ENOUGH_S:
+            raise _Enough
+
+    with suppress(_Enough):
+        run(progress=told)
     return float(np.median(np.diff(ends)[1:])) / _BATCHES
 
 
@@ -129,8 +134,8 @@ def _supernet(task: Task, folder: Path) -> tuple[float, float]:
     made_s = time.perf_counter() - start
 
     def run(progress: Progress) -> None:
-        recipe = Recipe(_SUPERNET_EPOCHS)
-        supernet.fit(_few(task.dataset), recipe, task.seed, folder / "supernet.safetensors", progress)
+        data, checkpoint = _few(task.dataset), folder / "supernet.safetensors"
+        supernet.fit(data, Recipe(_EPOCHS), task.seed, checkpoint, progress)
 
     with all_cores():
         return made_s, _step_s(run)
@@ -153,7 +158,7 @@ def _delivery_s(task: Task, architecture: Architecture, folder: Path, forms: int
     data, network = task.dataset, task.fresh(architecture)
     images = to_tensor(np.asarray(data.val.images[:COMPARED_IMAGES]), data.mean, data.std)
     metadata = file_metadata(architecture.text, data)
-    seconds = _warm(lambda: export(network, data.input_shape, folder / "network.onnx", metadata, images))
+    seconds = _timed(lambda: export(network, data.input_shape, folder / "network.onnx", metadata, images))
     return forms * seconds + _timed(lambda: (accuracy(network, data.val, data), accuracy(network, data.test, data)))
 
 

@@ -17,8 +17,9 @@ SEARCH_SHARE = 0.35
 MOST_SEARCH_SHARE = 0.5
 # Below this many long trainings, the hand-made family or the largest networks are as good as what a search finds.
 LEAST_TRAININGS = 25
-# A long training: 12 epochs of 5,000 images were 940 steps, a point more accurate than a third of them.
-LONG_EPOCHS, LONG_STEPS = 12, 940
+# A long training: 12 epochs of 5,000 images were 940 steps, a point more accurate than a third of them. Of few images
+# more epochs are needed, but not beyond the default of --final-epochs.
+_LONG_STEPS, _LONG_EPOCHS = 940, (12, 30)
 # Finalists of which each can have more than this many long trainings are worth having more of: 5 to 8 carry a front.
 _LONG_EACH = 2
 FINALISTS = (5, 8)
@@ -135,6 +136,10 @@ class Plan:
         return replace(self, settled=settled, settings={**self.settings, "final_epochs": epochs})
 
 
+def _within(bounds: tuple[int, int], number: int) -> int:
+    return min(bounds[1], max(bounds[0], number))
+
+
 def choose_oracle(time_s: float, proxies_s: float, supernet_s: float) -> tuple[str | None, str]:
     """Return the oracle that ``--oracle auto`` stands for, None where neither leaves the finalists enough, and why.
 
@@ -148,7 +153,7 @@ def choose_oracle(time_s: float, proxies_s: float, supernet_s: float) -> tuple[s
     if abs(proxies_s - supernet_s) <= TIE * max(proxies_s, supernet_s) and supernet_s <= most_s:
         return "supernet", f"{costs}: as good as equal, and finalists inherit the supernet's weights"
     if proxies_s <= min(most_s, max(SEARCH_SHARE * time_s, supernet_s)):
-        return "train", f"{costs}: candidates are trained, which ranks better than shared weights"
+        return "train", f"{costs}: candidates are trained for a short time"
     if supernet_s <= most_s:
         return "supernet", f"{costs}: a supernet rates candidates"
     return None, f"{costs}: neither leaves the finalists half of it"
@@ -231,12 +236,12 @@ def make_plan(time_s: float, spent_s: Mapping[str, float], costs: Costs, given: 
     family = int(given.get("family", FAMILY))
     front_s = costs.front_s(int(given.get("finalists", FINALISTS[1])) + family)
     left_s = max(0.0, (1 - RESERVE) * time_s - sum(spent_s.values()) - front_s)
-    long_epochs = int(given.get("final_epochs", max(LONG_EPOCHS, math.ceil(LONG_STEPS / costs.steps))))
+    long_epochs = int(given.get("final_epochs", _within(_LONG_EPOCHS, math.ceil(_LONG_STEPS / costs.steps))))
     long_s = (costs.training_s(long_epochs) + costs.delivery_s) / costs.workers
     search, oracle, why = _searched(left_s, long_s, long_epochs, costs, given)
     finals_s = left_s - (search.planned_s if search else 0.0)
     fits = int(finals_s / (long_s * (_LONG_EACH if search and "final_epochs" not in given else 1))) - family
-    finalists = int(given.get("finalists", min(FINALISTS[1], max(FINALISTS[0], fits))))
+    finalists = int(given.get("finalists", _within(FINALISTS, fits)))
     macs = [costs.macs] * (finalists + family)
     start_s = costs.supernet_start_s if oracle == "supernet" else 0.0
     epochs = int(given.get("final_epochs", costs.epochs_within(finals_s, macs, start_s)))

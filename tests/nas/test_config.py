@@ -125,12 +125,13 @@ def test_parse_shape_assumes_colour() -> None:
 
 
 CHANGEABLE = {
-    "out": Path("elsewhere"), "trials": 7, "finalists": 2, "family": 2, "workers": 3, "ray": "auto", "table": Path("t.json"),
-    "accept_table": True,
+    "out": Path("elsewhere"), "trials": 7, "finalists": 2, "family": 2, "workers": 3, "ray": "auto",
+    "table": Path("t.json"), "accept_table": True,
 }  # fmt: skip
 DECISIVE = {
     "data": "other", "space": "other", "device": ("cpu:int8",), "budget_ms": 3.0, "input": "16", "oracle": "train",
-    "sampler": "random", "seed": 1, "time": 60, "supernet_steps": 5, "proxy_epochs": 5, "final_epochs": 5, "rank_networks": 0,
+    "sampler": "random", "seed": 1, "time": 60, "supernet_steps": 5, "proxy_epochs": 5, "final_epochs": 5,
+    "rank_networks": 0,
 }  # fmt: skip
 
 

@@ -182,7 +182,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     slower(2).table.save(folder / "two.json")
     config = SearchConfig.checked(
         data="digits", out=folder / "first", table=folder / "cpu.json", sampler="random", trials=6, supernet_steps=17,
-        finalists=1, final_epochs=1, rank_networks=2, proxy_epochs=1, budget_ms=0.25,
+        finalists=1, family=1, final_epochs=1, rank_networks=2, proxy_epochs=1, budget_ms=0.25,
     )  # fmt: skip
     run(config)
     return folder / "first"

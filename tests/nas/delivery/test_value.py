@@ -83,8 +83,8 @@ def test_nothing_to_compare() -> None:
 @pytest.mark.parametrize(
     ("test_images", "theirs", "said"),
     [
-        (10_000, FAMILY, "the search beat the hand-made family by 17.0 points (front accuracy over 1-4 ms: 67.00 against "
-         "50.00 %; +-1.4 points from"),
+        (10_000, FAMILY, "the search beat the hand-made family by 17.0 points (front accuracy over 1-4 ms: 67.00 "
+         "against 50.00 %; +-1.4 points from"),
         (10_000, [Point(1, 0.9, 0.9)], "the hand-made family beat the search by 23.0 points ("),
         (20, FAMILY, "no difference beyond noise: the search is 17.0 points above the hand-made family ("),
         (20, [Point(1, 0.7, 0.7)], "no difference beyond noise: the search is 3.0 points below the hand-made family ("),
