@@ -1,6 +1,6 @@
 """Which networks a run trains to the end, and where each comes from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from nas.config import SearchConfig
@@ -38,9 +38,9 @@ def choose(
     """
     chosen = [trial for device in range(len(targets)) for trial in choose_finalists(rated, config.finalists, device)]
     chosen += [trial for trial in rated if finished(folder.path, trial.architecture)]
-    found = {t.architecture.id: Finalist(t.architecture, t.origin, t.accuracy, t.ms) for t in chosen}
+    found = [Finalist(t.architecture, t.origin, t.accuracy, t.ms) for t in chosen]
     ratings = {trial.architecture.id: trial.accuracy for trial in rated}
-    return list((found | _family(config, folder, space, targets, ratings)).values())
+    return _with_family(found, config, folder, space, targets, ratings)
 
 
 def choose_unsearched(
@@ -53,15 +53,19 @@ def choose_unsearched(
     low_ms, high_ms = latency_range(space, targets, config.seed)
     largest = largest_per_bin(space, targets[0].predict_ms, low_ms, high_ms, config.finalists, config.seed)
     found = [Finalist(a, LARGEST, None, _ms(a, targets)) for a in largest if keeps(a, targets)]
-    return list(({f.architecture.id: f for f in found} | _family(config, folder, space, targets, {})).values())
+    return _with_family(found, config, folder, space, targets, {})
 
 
-def _family(
-    config: SearchConfig, folder: RunFolder, space: SearchSpace, targets: Sequence[Target], ratings: dict[str, float]
-) -> dict[str, Finalist]:
-    members = spread_family(space, targets, config.family)
-    members += [a for a in family_within(space, targets) if finished(folder.path, a)]
-    return {a.id: Finalist(a, "baseline", ratings.get(a.id), _ms(a, targets)) for a in members}
+def _with_family(
+    found: Sequence[Finalist], config: SearchConfig, folder: RunFolder, space: SearchSpace, targets: Sequence[Target],
+    ratings: Mapping[str, float],
+) -> list[Finalist]:  # fmt: skip
+    """Return ``found`` and members of the family beside them; members are the family's whoever found them too."""
+    networks = {finalist.architecture.id: finalist for finalist in found}
+    wanted = {a.id for a in spread_family(space, targets, config.family)} | networks.keys()
+    members = [a for a in family_within(space, targets) if a.id in wanted or finished(folder.path, a)]
+    family = {a.id: Finalist(a, "baseline", ratings.get(a.id), _ms(a, targets)) for a in members}
+    return list((networks | family).values())
 
 
 def _ms(architecture: Architecture, targets: Sequence[Target]) -> tuple[float, ...]:
