@@ -25,13 +25,13 @@ _LONG_EACH = 2
 FINALISTS = (5, 8)
 # DARTS (ICLR 2019) trains what it found for 600 epochs; nobody has shown a gain beyond.
 MOST_EPOCHS = 600
-# A Gaussian process orders a space of eight layers after about 50 ratings.
+# A Gaussian process chose well among networks of eight layers after about 50 ratings.
 _CANDIDATES, _CANDIDATES_PER_LAYER = 50, 6
-# One epoch of 5,000 images, after which the process chose as good networks as after more.
+# One epoch of 5,000 images. What the process chose by such ratings still led when all were trained for 12 epochs.
 _PROXY_STEPS = 78
-# Steps after which a supernet of eight layers with nine candidates ranked well; four times as many gain little.
+# With so many steps, a supernet of eight layers with nine candidates led to finalists nearly as good.
 _SUPERNET_STEPS = 1700
-# More candidates than this many times what is needed, or longer proxies, are not worth their time.
+# Nothing was gained by more candidates: beyond this many times the least, time goes to the finalists. A judgement.
 _MOST_TIMES = 4
 # At costs that differ by less, the supernet is preferred: finalists that inherit its weights gain .2 to .5 points.
 TIE = 0.1
@@ -124,15 +124,25 @@ class Plan:
         stages = tuple(Stage(**stage) for stage in body["stages"])
         return cls(**{**body, "costs": Costs(**body["costs"]), "stages": stages})
 
-    def settle(self, left_s: float, macs: Sequence[float], costs: Costs, given: Mapping[str, Any]) -> "Plan":
-        """Return the plan with the epochs of all finalists (MACs) fixed by the time that is left for training them."""
+    def settle(self, spent_s: float, macs: Sequence[float], costs: Costs, given: Mapping[str, Any]) -> "Plan":
+        """Return the plan with the finalists' epochs fixed: as many as fit in what is left, the same for all.
+
+        Args:
+            spent_s: what all stages before have taken.
+            macs: of every finalist.
+            costs: what the parts cost now.
+            given: see ``make_plan``.
+        """
         planned = self.settings["final_epochs"]
+        before_s = sum(stage.planned_s for stage in self.stages if stage.name not in ("finalists", "front"))
+        used = f"{spent_s:.0f} s are used, {before_s:.0f} s were planned"
         start_s = costs.supernet_start_s if self.settings["oracle"] == "supernet" else 0.0
         if "final_epochs" in given:
-            return replace(self, settled=f"finalists train {planned} epochs, as given")
+            return replace(self, settled=f"{used}; finalists train {planned} epochs, as given")
+        left_s = max(0.0, (1 - RESERVE) * self.time_s - spent_s - costs.front_s(len(macs)))
         epochs = costs.epochs_within(left_s, macs, start_s)
         told = "as planned" if epochs == planned else f"{planned} were planned"
-        settled = f"{len(macs)} networks train {epochs} epochs each in the {left_s:.0f} s that are left for it; {told}"
+        settled = f"{used}; in the {left_s:.0f} s left for it, {len(macs)} networks train {epochs} epochs each ({told})"
         return replace(self, settled=settled, settings={**self.settings, "final_epochs": epochs})
 
 

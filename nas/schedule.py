@@ -73,8 +73,7 @@ class Schedule:
             step_s, step_s_per_mac = time_steps(task, [ordered[0], ordered[len(ordered) // 2], ordered[-1]])
             costs = replace(plan.costs, step_s=step_s, step_s_per_mac=step_s_per_mac)
             spent_s = sum(self._folder.record["stages"].values()) + time.monotonic() - start
-            left_s = (1 - RESERVE) * plan.time_s - spent_s - plan.costs.front_s(len(finalists))
-            self._keep(plan.settle(left_s, macs, costs, self._config.given))
+            self._keep(plan.settle(spent_s, macs, costs, self._config.given))
         self._console.say(self.plan.settled)
         return self._settings()
 

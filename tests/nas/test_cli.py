@@ -517,9 +517,12 @@ def test_comparison_in_words(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_given_settings_are_those_of_flags_and_files(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[SearchConfig] = []
-    monkeypatch.setattr(
-        "nas.cli.search.run_search", lambda config, *_: seen.append(config) or raising(RunFailed("x"))()
-    )
+
+    def run(checked: SearchConfig, *_: object) -> None:
+        seen.append(checked)
+        raise RunFailed("x")
+
+    monkeypatch.setattr("nas.cli.search.run_search", run)
     (tmp_path / "s.toml").write_text('time = "1h30m"\nfinalists = 6\ndata = "digits"\n')
     assert cli("search", "--config", "s.toml", "--trials", 100, "--out", "run")[0] == 1
     given = {"time": 5400, "finalists": 6, "data": "digits", "trials": 100, "out": Path("run")}

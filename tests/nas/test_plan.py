@@ -191,17 +191,20 @@ def test_epochs_within_a_time() -> None:
 def test_finalists_pay_for_what_took_longer() -> None:
     plan = make_plan(1500, SPENT, COSTS, {"oracle": "train"})
     macs = [COSTS.macs] * (plan.settings["finalists"] + FAMILY)
-    share_s = seconds(plan)["finalists"]
+    front_s = COSTS.front_s(len(macs))
+    before_s = (1 - RESERVE) * plan.time_s - seconds(plan)["finalists"] - front_s - 1e-6
     planned = plan.settings["final_epochs"]
-    same = plan.settle(share_s + 1e-6, macs, COSTS, {})
-    assert same.settings == plan.settings and same.settled.endswith("as planned")
-    late = plan.settle(share_s - 300, macs, COSTS, {})
-    assert late.settings["final_epochs"] == COSTS.epochs_within(share_s - 300, macs) < planned
-    assert f"{planned} were planned" in late.settled
-    slower = plan.settle(share_s, macs, replace(COSTS, step_s=0.02), {})
+    same = plan.settle(before_s, macs, COSTS, {})
+    assert same.settings == plan.settings and same.settled.endswith("(as planned)")
+    late = plan.settle(before_s + 300, macs, COSTS, {})
+    left_s = seconds(plan)["finalists"] - 300
+    assert late.settings["final_epochs"] == COSTS.epochs_within(left_s + 1e-6, macs) < planned
+    assert f"{before_s + 300:.0f} s are used, " in late.settled and f"({planned} were planned)" in late.settled
+    slower = plan.settle(before_s, macs, replace(COSTS, step_s=0.02), {})
     assert slower.settings["final_epochs"] < planned
-    given = plan.settle(1.0, macs, COSTS, {"final_epochs": planned})
-    assert given.settings == plan.settings and given.settled == f"finalists train {planned} epochs, as given"
+    assert plan.settle(2 * plan.time_s, macs, COSTS, {}).settings["final_epochs"] == 1
+    given = plan.settle(before_s + 300, macs, COSTS, {"final_epochs": planned})
+    assert given.settings == plan.settings and given.settled.endswith(f"finalists train {planned} epochs, as given")
 
 
 def test_plans_survive_as_json() -> None:
