@@ -67,6 +67,7 @@ def measure_costs(config: SearchConfig, task: Task, targets: Sequence[Target], d
             steps=int(np.ceil(batches)),
             layers=space.searchable,
             workers=config.workers,
+            devices=len(devices),
         )
 
 

@@ -48,7 +48,8 @@ class Costs:
     A training step takes ``step_s + step_s_per_mac * macs``, ``macs`` being the mean over the space; ``rating_s`` is
     the evaluation of a candidate, ``proposal_s`` what choosing it takes, ``supernet_start_s`` what making or reading
     the supernet takes, ``delivery_s`` exporting and checking a finalist, ``measuring_s`` the measurement of one
-    network on all devices at the end. ``steps`` make an epoch, ``layers`` decisions a network.
+    network on all devices at the end. ``steps`` make an epoch, ``layers`` decisions a network. Each of
+    the ``devices`` has finalists of its own, at most.
     """
 
     step_s: float
@@ -63,6 +64,7 @@ class Costs:
     steps: int
     layers: int
     workers: int
+    devices: int
 
     def training_s(self, epochs: int, macs: float | None = None) -> float:
         """Return what training a network takes."""
@@ -244,15 +246,15 @@ def make_plan(time_s: float, spent_s: Mapping[str, float], costs: Costs, given: 
         given: settings that stay as they are, whatever they cost.
     """
     family = int(given.get("family", FAMILY))
-    front_s = costs.front_s(int(given.get("finalists", FINALISTS[1])) + family)
+    front_s = costs.front_s(costs.devices * int(given.get("finalists", FINALISTS[1])) + family)
     left_s = max(0.0, (1 - RESERVE) * time_s - sum(spent_s.values()) - front_s)
     long_epochs = int(given.get("final_epochs", _within(_LONG_EPOCHS, math.ceil(_LONG_STEPS / costs.steps))))
     long_s = (costs.training_s(long_epochs) + costs.delivery_s) / costs.workers
     search, oracle, why = _searched(left_s, long_s, long_epochs, costs, given)
     finals_s = left_s - (search.planned_s if search else 0.0)
     fits = int(finals_s / (long_s * (_LONG_EACH if search and "final_epochs" not in given else 1))) - family
-    finalists = int(given.get("finalists", _within(FINALISTS, fits)))
-    macs = [costs.macs] * (finalists + family)
+    finalists = int(given.get("finalists", _within(FINALISTS, fits // costs.devices)))
+    macs = [costs.macs] * (costs.devices * finalists + family)
     start_s = costs.supernet_start_s if oracle == "supernet" else 0.0
     epochs = int(given.get("final_epochs", costs.epochs_within(finals_s, macs, start_s)))
     trained_s = costs.makespan_s(epochs, macs, start_s)

@@ -263,15 +263,16 @@ class _Run:
 
     def _choose(self, task: Task, targets: list[TableTarget], rated: list[Evaluated] | None) -> list[Finalist]:
         """Return what to train to the end; ``rated`` is None where nothing was searched."""
+        config, path, space = self.config, self.folder.path, task.space
         if rated is None:
             open_study(self.folder.journal, [metric(target.kind, target.device) for target in targets])
-            finalists = choose_unsearched(self.config, self.folder, task.space, targets)
+            finalists = choose_unsearched(path, space, targets, config.seed, config.finalists, config.family)
         else:
             if not rated:
                 raise RunFailed("no candidate within the budget was rated; give more --trials")
-            known = [*(trial.architecture for trial in rated), *family_within(task.space, targets)]
-            take_finalists(self.config, self.folder, self.console, known, self.devices)
-            finalists = choose(self.config, self.folder, task.space, targets, rated)
+            known = [*(trial.architecture for trial in rated), *family_within(space, targets)]
+            take_finalists(config, self.folder, self.console, known, self.devices)
+            finalists = choose(path, space, targets, rated, config.finalists, config.family)
         if self.schedule:
             self.config = self.schedule.settle(task, [finalist.architecture for finalist in finalists])
         return finalists

@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from nas.config import SearchConfig
 from nas.delivery.finalists import choose_finalists, finished
-from nas.folder import RunFolder
 from nas.search.baselines import family_within, keeps, largest_per_bin, latency_range, spread_family
 from nas.search.record import Evaluated
 from nas.search.target import Target
@@ -30,40 +29,40 @@ class Finalist:
 
 
 def choose(
-    config: SearchConfig, folder: RunFolder, space: SearchSpace, targets: Sequence[Target], rated: Sequence[Evaluated]
+    folder: Path, space: SearchSpace, targets: Sequence[Target], rated: Sequence[Evaluated], finalists: int, family: int
 ) -> list[Finalist]:
-    """Return the finalists of a search on each device, and members of the hand-made family beside them.
+    """Return ``finalists`` of a search on each device, and ``family`` members of the hand-made family beside them.
 
-    What an earlier session trained stays, also with fewer ``--finalists`` or ``--family`` now.
+    What an earlier session trained in ``folder`` stays, also if fewer are wanted now.
     """
-    chosen = [trial for device in range(len(targets)) for trial in choose_finalists(rated, config.finalists, device)]
-    chosen += [trial for trial in rated if finished(folder.path, trial.architecture)]
+    chosen = [trial for device in range(len(targets)) for trial in choose_finalists(rated, finalists, device)]
+    chosen += [trial for trial in rated if finished(folder, trial.architecture)]
     found = [Finalist(t.architecture, t.origin, t.accuracy, t.ms) for t in chosen]
     ratings = {trial.architecture.id: trial.accuracy for trial in rated}
-    return _with_family(found, config, folder, space, targets, ratings)
+    return _with_family(found, folder, space, targets, ratings, family)
 
 
 def choose_unsearched(
-    config: SearchConfig, folder: RunFolder, space: SearchSpace, targets: Sequence[Target]
+    folder: Path, space: SearchSpace, targets: Sequence[Target], seed: int, bins: int, family: int
 ) -> list[Finalist]:
     """Return what is worth training where a search is not: the largest network per latency bin, and the family.
 
     Bins are those of the first device, from its fastest network to its budget or its slowest network.
     """
-    low_ms, high_ms = latency_range(space, targets, config.seed)
-    largest = largest_per_bin(space, targets[0].predict_ms, low_ms, high_ms, config.finalists, config.seed)
+    low_ms, high_ms = latency_range(space, targets, seed)
+    largest = largest_per_bin(space, targets[0].predict_ms, low_ms, high_ms, bins, seed)
     found = [Finalist(a, LARGEST, None, _ms(a, targets)) for a in largest if keeps(a, targets)]
-    return _with_family(found, config, folder, space, targets, {})
+    return _with_family(found, folder, space, targets, {}, family)
 
 
 def _with_family(
-    found: Sequence[Finalist], config: SearchConfig, folder: RunFolder, space: SearchSpace, targets: Sequence[Target],
-    ratings: Mapping[str, float],
+    found: Sequence[Finalist], folder: Path, space: SearchSpace, targets: Sequence[Target],
+    ratings: Mapping[str, float], count: int,
 ) -> list[Finalist]:  # fmt: skip
     """Return ``found`` and members of the family beside them; members are the family's whoever found them too."""
     networks = {finalist.architecture.id: finalist for finalist in found}
-    wanted = {a.id for a in spread_family(space, targets, config.family)} | networks.keys()
-    members = [a for a in family_within(space, targets) if a.id in wanted or finished(folder.path, a)]
+    wanted = {a.id for a in spread_family(space, targets, count)} | networks.keys()
+    members = [a for a in family_within(space, targets) if a.id in wanted or finished(folder, a)]
     family = {a.id: Finalist(a, "baseline", ratings.get(a.id), _ms(a, targets)) for a in members}
     return list((networks | family).values())
 

@@ -76,7 +76,7 @@ def test_everything_is_measured(task: Task, tmp_path: Path, monkeypatch: pytest.
     targets = [TableTarget(SPACE, made_up_table(SPACE, name), budget_ms) for name in ("cpu", "cpu:int8")]
     config = SearchConfig.checked(data="digits", out=tmp_path / "run", time="3m", workers=2)
     found = measure_costs(config, task, targets, [Device.parse("cpu"), Device.parse("cpu:int8")])
-    assert (found.steps, found.layers, found.workers) == (17, SPACE.searchable, 2)
+    assert (found.steps, found.layers, found.workers, found.devices) == (17, SPACE.searchable, 2, 2)
     assert found.step_s >= 0 and found.step_s_per_mac >= 0 and found.step_s + found.step_s_per_mac > 0
     assert SPACE.macs(FAMILY[0]) < found.macs < SPACE.macs(FAMILY[-1])
     rest = (found.rating_s, found.proposal_s, found.supernet_step_s, found.supernet_start_s, found.delivery_s)

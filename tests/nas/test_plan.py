@@ -24,6 +24,7 @@ from nas.plan import (
 COSTS = Costs(
     step_s=0.004, step_s_per_mac=8e-9, macs=2e6, rating_s=0.3, proposal_s=0.2, supernet_step_s=0.03,
     supernet_start_s=1.0, delivery_s=3.0, measuring_s=0.5, steps=78, layers=8, workers=1,
+    devices=1,
 )  # fmt: skip
 SPENT = {"data": 0.2, "table": 15.0, "plan": 10.0}
 # Of a 12-epoch training: 12 * 78 * (.004 + 8e-9 * 2e6) s and 3 s of delivery.
@@ -37,7 +38,7 @@ def drawn(rng: random.Random) -> Costs:
         rating_s=10 ** rng.uniform(-2, 1), proposal_s=10 ** rng.uniform(-2, 0),
         supernet_step_s=10 ** rng.uniform(-2, 0.5), supernet_start_s=rng.uniform(0, 3), delivery_s=rng.uniform(1, 6),
         measuring_s=rng.uniform(0.2, 2), steps=rng.randint(3, 2000), layers=rng.randint(4, 26),
-        workers=rng.randint(1, 4),
+        workers=rng.randint(1, 4), devices=rng.randint(1, 3),
     )  # fmt: skip
 
 
@@ -71,7 +72,7 @@ def test_plans_keep_the_time_and_give_finalists_more_than_half() -> None:
         most = settings["trials"] == 4 * max(50, 6 * costs.layers)
         assert share <= 0.65 + 0.02 or most  # whole epochs and candidates; or more of them would be of no use
         # One more epoch would not fit.
-        macs = [costs.macs] * (settings["finalists"] + FAMILY)
+        macs = [costs.macs] * (costs.devices * settings["finalists"] + FAMILY)
         start_s = costs.supernet_start_s if settings["oracle"] == "supernet" else 0.0
         assert stages["finalists"] == costs.makespan_s(settings["final_epochs"], macs, start_s)
         capped += settings["final_epochs"] == MOST_EPOCHS

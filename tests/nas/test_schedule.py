@@ -29,6 +29,7 @@ SPACE = FBNetSpace((1, 8, 8), 10)
 COSTS = Costs(
     step_s=0.01, step_s_per_mac=0, macs=5e5, rating_s=0.1, proposal_s=0.1, supernet_step_s=10, supernet_start_s=1,
     delivery_s=0.1, measuring_s=0.1, steps=17, layers=8, workers=1,
+    devices=1,
 )  # fmt: skip
 
 

@@ -5,10 +5,8 @@ from pathlib import Path
 import pytest
 from fakes import made_up_accuracy, made_up_table
 
-from nas.config import SearchConfig
 from nas.delivery import choice as module
 from nas.delivery.choice import LARGEST, choose, choose_unsearched
-from nas.folder import RunFolder
 from nas.search.baselines import spread_family
 from nas.search.record import Evaluated
 from nas.search.target import TableTarget
@@ -25,14 +23,6 @@ def targets(budget_ms: float | None = None) -> list[TableTarget]:
     return [TableTarget(SPACE, made_up_table(SPACE, name), budget_ms) for name in DEVICES]
 
 
-def folder(path: Path) -> RunFolder:
-    return RunFolder(path, {})
-
-
-def config(path: Path, **given: object) -> SearchConfig:
-    return SearchConfig.checked(data="digits", out=path, **given)
-
-
 def rated(origin: str = "search") -> list[Evaluated]:
     networks = [*OTHERS, *SPACE.baseline_family()]
     return [
@@ -45,7 +35,7 @@ def test_members_are_chosen_by_latency_and_rated_where_they_were(tmp_path: Path)
     ratings = {t.architecture.id: t.accuracy for t in rated()}
     wanted = {a.id for a in spread_family(SPACE, targets(), 3)}
     for trials in (rated(), rated()[: len(OTHERS)]):
-        found = choose(config(tmp_path, finalists=2), folder(tmp_path), SPACE, targets(), trials)
+        found = choose(tmp_path, SPACE, targets(), trials, 2, 3)
         family = {f.architecture.id: f for f in found if f.origin == "baseline"}
         assert wanted <= family.keys()
         known = {t.architecture.id for t in trials}
@@ -56,30 +46,30 @@ def test_members_are_chosen_by_latency_and_rated_where_they_were(tmp_path: Path)
 
 
 def test_members_that_the_search_found_are_the_family_s(tmp_path: Path) -> None:
-    found = choose(config(tmp_path, finalists=20, family=0), folder(tmp_path), SPACE, targets(), rated())
+    found = choose(tmp_path, SPACE, targets(), rated(), 20, 0)
     members = {a.id for a in SPACE.baseline_family()}
     assert len(found) == len(rated())
     assert all((f.origin == "baseline") == (f.architecture.id in members) for f in found)
 
 
 def test_none_of_the_family(tmp_path: Path) -> None:
-    found = choose(config(tmp_path, finalists=2, family=0), folder(tmp_path), SPACE, targets(), rated()[: len(OTHERS)])
+    found = choose(tmp_path, SPACE, targets(), rated()[: len(OTHERS)], 2, 0)
     assert found and all(f.origin == "search" for f in found)
 
 
 def test_what_is_trained_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = {OTHERS[0].id, SPACE.baseline_family()[1].id}
     monkeypatch.setattr(module, "finished", lambda _, a: a.id in trained)
-    found = choose(config(tmp_path, finalists=1, family=0), folder(tmp_path), SPACE, targets(), rated())
+    found = choose(tmp_path, SPACE, targets(), rated(), 1, 0)
     assert trained <= {f.architecture.id for f in found}
 
 
 @pytest.mark.parametrize("budget_ms", [None, 0.25])
 def test_without_a_search(budget_ms: float | None, tmp_path: Path) -> None:
     on = targets(budget_ms)
-    found = choose_unsearched(config(tmp_path, finalists=4, family=2), folder(tmp_path), SPACE, on)
+    found = choose_unsearched(tmp_path, SPACE, on, 0, 4, 2)
     assert {f.origin for f in found} == {LARGEST, "baseline"} and all(f.accuracy is None for f in found)
     assert {a.id for a in spread_family(SPACE, on, 2)} <= {f.architecture.id for f in found}
     assert sum(f.origin == LARGEST for f in found) >= 2 and len(found) <= 6
     assert budget_ms is None or max(ms for f in found for ms in f.ms) <= budget_ms
-    assert choose_unsearched(config(tmp_path, finalists=4, family=2), folder(tmp_path), SPACE, on) == found
+    assert choose_unsearched(tmp_path, SPACE, on, 0, 4, 2) == found
