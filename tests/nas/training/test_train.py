@@ -11,8 +11,10 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from nas.training import train as training
 from nas.training.checkpoint import losses
 from nas.training.data import Dataset, Split, batches, load_dataset, to_tensor
+from nas.training.hardware import ahead
 from nas.training.train import Recipe, TrainingDiverged, accuracy, fit, recalibrate, train
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
@@ -166,6 +168,19 @@ def test_epoch_that_was_cut_off_is_repeated(data: Dataset, tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         fit(dict(module.named_parameters()), loss, data, RECIPE, 3, tmp_path / "c")
     assert same(weights(train(network(), data, RECIPE, 3, tmp_path / "c")), undisturbed)
+
+
+def test_images_made_in_a_thread_leave_training_reproducible(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The path of a GPU, without one: batches come from a thread while the loss draws too.
+    monkeypatch.setattr(training, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(training, "placed", lambda loader, place: ahead(loader))
+    found: list[float] = []
+    for _ in range(3):
+        weight = nn.Parameter(torch.zeros(()))
+        drawn = lambda images, labels, rng, w=weight: (w - images.mean() - rng.random()) ** 2  # noqa: E731
+        fit({"w": weight}, drawn, data, RECIPE, 0)
+        found.append(weight.item())
+    assert found[0] == found[1] == found[2] != 0
 
 
 def test_seed_decides(data: Dataset) -> None:
