@@ -15,6 +15,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from dashboards.picture import FRONT_COLOR, Marks, Picture, picture_of
+from nas.delivery.curves import Curve
 from nas.delivery.front import DeviceFront, RecordedDevice
 
 CONNECTOR_LABEL = "from predicted to measured"
@@ -108,6 +109,38 @@ def _lay_out(figure: go.Figure, picture: Picture) -> None:
         text = f"budget {picture.budget_ms:g} ms"
         above = {"text": text, "yref": "paper", "y": 1, "yanchor": "bottom", "xanchor": "center"}
         figure.add_vline(picture.budget_ms, line={"dash": "dash", "color": _INK, "width": 1.5}, annotation=above)
+
+
+def curves_figure(curves: Sequence[Curve]) -> go.Figure:
+    """Return how trainings went: the mean loss of each epoch over the share of the training that was done then.
+
+    Of the finalists the legend tells the validation accuracy.
+    """
+    figure = go.Figure([_curve(curve) for curve in curves])
+    figure.update_layout(
+        template=go.layout.Template(),
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        font={"family": _FONT, "size": 13, "color": _INK},
+        margin={"l": 64, "r": 20, "t": 20, "b": 50},
+        xaxis={**_AXIS, "title": {"text": "epochs done, % of each training"}, "range": [0, 101]},
+        yaxis={**_AXIS, "title": {"text": "mean training loss"}, "rangemode": "tozero"},
+    )
+    return figure
+
+
+def _curve(curve: Curve) -> go.Scatter:
+    epochs = len(curve.losses)
+    ended = "" if curve.val_accuracy is None else f", validation {100 * curve.val_accuracy:.2f} %"
+    return go.Scatter(
+        x=[100 * (epoch + 1) / epochs for epoch in range(epochs)],
+        y=curve.losses,
+        name=html.escape(curve.name + ended),
+        hovertext=[f"epoch {epoch + 1} of {epochs}: {loss:.4g}" for epoch, loss in enumerate(curve.losses)],
+        hoverinfo="name+text",
+        mode="lines+markers" if epochs < 20 else "lines",
+        line={"dash": "dot", "color": _MUTED} if curve.val_accuracy is None else {},
+    )
 
 
 def _scatter(axes: Any, marks: Marks) -> None:

@@ -38,7 +38,8 @@ TRIALS = 40
 # A budget belongs to a device, the others to a command.
 _NOT_INHERITED = {"out", "from", "budget_ms", "trials", "table", "accept_table", "workers", "ray"}
 # No rating depends on these.
-_MAY_DIFFER = {"from", "budget_ms", "device", "sampler", "halving", "final_epochs"}
+_FINAL = {"final_epochs", "label_smoothing", "mixup", "cutmix", "ema", "distil"}
+_MAY_DIFFER = {"from", "budget_ms", "device", "sampler", "halving", *_FINAL}
 
 
 def inherit(run: Path, given: Mapping[str, object]) -> SearchConfig:
@@ -227,14 +228,15 @@ def tell_reused(folder: RunFolder, console: Console, known: Sequence[Evaluated])
 def take_finalists(
     config: SearchConfig, folder: RunFolder, console: Console, rated: Sequence[Evaluated], devices: Sequence[Device]
 ) -> None:
-    """Copy the finalists among ``rated`` that the earlier run has trained as long, with the files that devices ask for.
+    """Copy the finalists among ``rated`` that the earlier run has trained alike, with the files that devices ask for.
 
     What was copied stays when the earlier run is gone.
     """
     run = config.from_run
     if run is None or not (run / "run.json").exists():
         return
-    if read_record(run)["identity"]["final_epochs"] == config.final_epochs:
+    before, now = read_record(run)["identity"], config.identity()
+    if all(before.get(name) == now[name] for name in _FINAL):
         forms = {device.form for device in devices}
         copied = [trial for trial in rated if _take_finalist(run, folder.path, trial.architecture, forms)]
         if copied:

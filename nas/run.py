@@ -258,7 +258,7 @@ class _Run:
         if not chosen:
             raise RunFailed("no candidate within the budget was rated; give more --trials")
         path = self.folder.path
-        factory = partial(FinalTraining, task, Recipe(config.final_epochs), path, tuple(self.devices))
+        factory = partial(FinalTraining, task, config.final, path, tuple(self.devices))
         self._map("training the finalists", factory, [a for a in chosen.values() if not finished(path, a)])
         done = [finished(path, architecture) for architecture in chosen.values()]
         return [trained for trained in done if trained is not None]
