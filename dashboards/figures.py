@@ -22,6 +22,7 @@ CONNECTOR_LABEL = "from predicted to measured"
 _INK, _MUTED, _GRID, _CONNECTOR = "#1f2933", "#5f6b76", "#e8ebee", "#a9b1b9"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 _AXIS = {"gridcolor": _GRID, "linecolor": _CONNECTOR, "showline": True, "zeroline": False, "ticks": "outside"}
+_BUTTONS = {"remove": ["lasso", "select", "zoomin", "zoomout"]}
 _BOTTOM = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0}
 _TOP_LEFT = {"x": 0.01, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 16}, "font": {"size": 17}}
 
@@ -100,7 +101,7 @@ def _lay_out(figure: go.Figure, picture: Picture) -> None:
         hoverlabel={"align": "left", "bgcolor": "white"},
         title={**_TOP_LEFT, "text": f"<b>{html.escape(picture.title)}</b><br>{small}"},
         margin={"l": 64, "r": 20, "t": 58 + 17 * len(picture.notes), "b": 50 + legend_px},
-        modebar={"remove": ["lasso", "select", "zoomin", "zoomout"]},
+        modebar=_BUTTONS,
         legend={**_BOTTOM, "entrywidth": 215, "font": {"size": 12}},
         xaxis={**_AXIS, "title": {"text": picture.ms_title}, "range": list(picture.ms_range)},
         yaxis={**_AXIS, "title": {"text": picture.percent_title}, "range": list(picture.percent_range)},
@@ -122,7 +123,8 @@ def curves_figure(curves: Sequence[Curve]) -> go.Figure:
         paper_bgcolor="white",
         plot_bgcolor="white",
         font={"family": _FONT, "size": 13, "color": _INK},
-        margin={"l": 64, "r": 20, "t": 20, "b": 50},
+        margin={"l": 64, "r": 20, "t": 28, "b": 50},
+        modebar=_BUTTONS,
         xaxis={**_AXIS, "title": {"text": "epochs done, % of each training"}, "range": [0, 101]},
         yaxis={**_AXIS, "title": {"text": "mean training loss"}, "rangemode": "tozero"},
     )

@@ -95,7 +95,9 @@ def search(
     proxy_epochs: Annotated[
         int, typer.Option(help="Epochs per candidate with --oracle train, and of the rank check.")
     ] = _DEFAULT["proxy_epochs"],
-    final_epochs: Annotated[int, typer.Option(help="Epochs per finalist.")] = _DEFAULT["final_epochs"],
+    final_epochs: Annotated[int, typer.Option(help="Epochs per finalist.", rich_help_panel=FINAL_TRAINING)] = _DEFAULT[
+        "final_epochs"
+    ],
     label_smoothing: LabelSmoothing = _DEFAULT["label_smoothing"],
     mixup: Mixup = _DEFAULT["mixup"],
     cutmix: Cutmix = _DEFAULT["cutmix"],
