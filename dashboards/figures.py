@@ -15,12 +15,14 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
 from dashboards.picture import FRONT_COLOR, Marks, Picture, picture_of
+from nas.delivery.curves import Curve
 from nas.delivery.front import DeviceFront, RecordedDevice
 
 CONNECTOR_LABEL = "from predicted to measured"
 _INK, _MUTED, _GRID, _CONNECTOR = "#1f2933", "#5f6b76", "#e8ebee", "#a9b1b9"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 _AXIS = {"gridcolor": _GRID, "linecolor": _CONNECTOR, "showline": True, "zeroline": False, "ticks": "outside"}
+_BUTTONS = {"remove": ["lasso", "select", "zoomin", "zoomout"]}
 _BOTTOM = {"orientation": "h", "yref": "container", "y": 0.01, "yanchor": "bottom", "x": 0}
 _TOP_LEFT = {"x": 0.01, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 16}, "font": {"size": 17}}
 
@@ -99,7 +101,7 @@ def _lay_out(figure: go.Figure, picture: Picture) -> None:
         hoverlabel={"align": "left", "bgcolor": "white"},
         title={**_TOP_LEFT, "text": f"<b>{html.escape(picture.title)}</b><br>{small}"},
         margin={"l": 64, "r": 20, "t": 58 + 17 * len(picture.notes), "b": 50 + legend_px},
-        modebar={"remove": ["lasso", "select", "zoomin", "zoomout"]},
+        modebar=_BUTTONS,
         legend={**_BOTTOM, "entrywidth": 215, "font": {"size": 12}},
         xaxis={**_AXIS, "title": {"text": picture.ms_title}, "range": list(picture.ms_range)},
         yaxis={**_AXIS, "title": {"text": picture.percent_title}, "range": list(picture.percent_range)},
@@ -108,6 +110,39 @@ def _lay_out(figure: go.Figure, picture: Picture) -> None:
         text = f"budget {picture.budget_ms:g} ms"
         above = {"text": text, "yref": "paper", "y": 1, "yanchor": "bottom", "xanchor": "center"}
         figure.add_vline(picture.budget_ms, line={"dash": "dash", "color": _INK, "width": 1.5}, annotation=above)
+
+
+def curves_figure(curves: Sequence[Curve]) -> go.Figure:
+    """Return how trainings went: the mean loss of each epoch over the share of the training that was done then.
+
+    Of the finalists the legend tells the validation accuracy.
+    """
+    figure = go.Figure([_curve(curve) for curve in curves])
+    figure.update_layout(
+        template=go.layout.Template(),
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        font={"family": _FONT, "size": 13, "color": _INK},
+        margin={"l": 64, "r": 20, "t": 28, "b": 50},
+        modebar=_BUTTONS,
+        xaxis={**_AXIS, "title": {"text": "epochs done, % of each training"}, "range": [0, 101]},
+        yaxis={**_AXIS, "title": {"text": "mean training loss"}, "rangemode": "tozero"},
+    )
+    return figure
+
+
+def _curve(curve: Curve) -> go.Scatter:
+    epochs = len(curve.losses)
+    ended = "" if curve.val_accuracy is None else f", validation {100 * curve.val_accuracy:.2f} %"
+    return go.Scatter(
+        x=[100 * (epoch + 1) / epochs for epoch in range(epochs)],
+        y=curve.losses,
+        name=html.escape(curve.name + ended),
+        hovertext=[f"epoch {epoch + 1} of {epochs}: {loss:.4g}" for epoch, loss in enumerate(curve.losses)],
+        hoverinfo="name+text",
+        mode="lines+markers" if epochs < 20 else "lines",
+        line={"dash": "dot", "color": _MUTED} if curve.val_accuracy is None else {},
+    )
 
 
 def _scatter(axes: Any, marks: Marks) -> None:

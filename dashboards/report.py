@@ -8,10 +8,12 @@ from typing import Any
 from urllib.parse import quote
 
 import pandas as pd
+import plotly.graph_objects as go
 
-from dashboards.figures import front_figure, front_png
+from dashboards.figures import curves_figure, front_figure, front_png
 from dashboards.picture import short_count
 from latency.files import produce, write_text
+from nas.delivery.curves import Curve
 from nas.delivery.front import Candidate, DeviceFront, Front, RecordedDevice, RecordedFront
 
 _STYLE = """
@@ -106,17 +108,30 @@ def _row(first: str, candidate: Candidate) -> str:
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
-def _figure(number: int, device: DeviceFront | RecordedDevice, trials: pd.DataFrame) -> str:
-    """Return the figure of one device; the first carries plotly.js for all."""
-    figure = front_figure(trials, device).to_html(
+def _figure(figure: go.Figure, name: str, height_px: int, library: bool = False) -> str:
+    """Return a figure; the first of the page carries plotly.js, the ``library``, for all."""
+    text = figure.to_html(
         full_html=False,
-        include_plotlyjs=number == 1,
-        default_height="640px",
-        div_id=f"front-{number}",
+        include_plotlyjs=library,
+        default_height=f"{height_px}px",
+        div_id=name,
         # Plotly's default has a button that uploads the figure to its makers' cloud.
         config={"displaylogo": False, "responsive": True, "showSendToCloud": False},
     )
-    return f'<div class="card figure">{figure}</div>'
+    return f'<div class="card figure">{text}</div>'
+
+
+def _front_figure(number: int, device: DeviceFront | RecordedDevice, trials: pd.DataFrame) -> str:
+    return _figure(front_figure(trials, device), f"front-{number}", 640, library=number == 1)
+
+
+def _training(curves: Sequence[Curve]) -> str:
+    """Return the section of learning curves, empty where nothing was trained."""
+    if not curves:
+        return ""
+    note = "Losses of the supernet and of finalists differ in kind where their recipes do (soft labels, mixed images)."
+    figure = _figure(curves_figure(curves), "curves", 420)
+    return f'<h2>Training</h2><p class="note">{note}</p>{figure}'
 
 
 def _budget(device: DeviceFront | RecordedDevice) -> str:
@@ -130,7 +145,7 @@ def _device(number: int, device: DeviceFront, trials: pd.DataFrame) -> str:
     parts = [
         f"<h2>{html.escape(device.device)}</h2>",
         f'<p class="note">{html.escape(_budget(device) + (f"; {facts}" if facts else ""))}. {html.escape(state)}</p>',
-        _figure(number, device, trials),
+        _front_figure(number, device, trials),
         "<h3>Front, numbered as in the figure</h3>",
         _table(("", *_COLUMNS), rows) if rows else "<p>No finalist is on the front.</p>",
         "<h3>Beside the hand-made family</h3>",
@@ -154,7 +169,7 @@ def _recorded_device(number: int, device: RecordedDevice, trials: pd.DataFrame) 
     note = f"{_budget(device)}; {device.ms_is} latencies from {device.source}, SHA-256 {device.source_sha256[:12]}."
     return (
         f'<h2>{html.escape(device.device)}</h2><p class="note">{html.escape(note)}</p>'
-        f"{_figure(number, device, trials)}<h3>Front, numbered as in the figure</h3>{_table(columns, rows)}"
+        f"{_front_figure(number, device, trials)}<h3>Front, numbered as in the figure</h3>{_table(columns, rows)}"
     )
 
 
@@ -183,7 +198,9 @@ def _sections(front: Front | RecordedFront, trials: dict[str, pd.DataFrame]) -> 
             yield _device(number, device, trials[device.device])
 
 
-def _page(front: Front | RecordedFront, trials: dict[str, pd.DataFrame], run: dict[str, Any]) -> str:
+def _page(
+    front: Front | RecordedFront, trials: dict[str, pd.DataFrame], run: dict[str, Any], curves: Sequence[Curve]
+) -> str:
     title, lead = map(html.escape, _headings(front))
     devices = "".join(_sections(front, trials))
     quality = "".join(_card(section, values) for section, values in run["report"].items())
@@ -193,7 +210,7 @@ def _page(front: Front | RecordedFront, trials: dict[str, pd.DataFrame], run: di
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body><main>"
         f'<h1>{title}</h1><p class="lead">{lead}</p>'
-        f'{devices}<h2>Quality</h2><div class="cards">{quality}</div>'
+        f'{devices}{_training(curves)}<h2>Quality</h2><div class="cards">{quality}</div>'
         f"<footer><h2>How it was made</h2><p>Command: <code>{html.escape(run['command'])}</code></p>"
         f'<div class="cards">{_card("Stages", stages)}'
         f"{_card('Seed and versions', {'seed': run['seed'], **run['versions']})}</div></footer>"
@@ -202,7 +219,11 @@ def _page(front: Front | RecordedFront, trials: dict[str, pd.DataFrame], run: di
 
 
 def write_report(
-    folder: Path, front: Front | RecordedFront, trials: dict[str, pd.DataFrame], run: dict[str, Any]
+    folder: Path,
+    front: Front | RecordedFront,
+    trials: dict[str, pd.DataFrame],
+    run: dict[str, Any],
+    curves: Sequence[Curve] = (),
 ) -> Path:
     """Write ``front.html`` and, for the first device and each other, ``front.png`` and ``front-<n>.png``.
 
@@ -212,6 +233,7 @@ def write_report(
         trials: device name -> trials of the study, as ``dashboards.figures.front_figure`` takes them.
         run: ``command`` (str), ``versions`` (name -> version), ``seed`` (int), ``stages`` (name -> seconds)
             and ``report`` (section title -> {label: value}).
+        curves: how the trainings of the run went.
 
     Returns:
         The path of ``front.html``.
@@ -221,5 +243,5 @@ def write_report(
         name = "front.png" if number == 1 else f"front-{number}.png"
         produce(folder / name, partial(front_png, trials[device.device], device))
     path = folder / "front.html"
-    write_text(path, _page(front, trials, run))
+    write_text(path, _page(front, trials, run, curves))
     return path

@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from latency.device import Device
 from nas.search.samplers import LEARNED, SamplerKind
 from nas.training.oracle import OracleKind
+from nas.training.recipe import FINAL, Recipe
 from nas.training.recorded import PREFIX, Source
 from search_spaces.block import Shape
 from search_spaces.errors import InputError, unknown
@@ -53,7 +54,12 @@ class SearchConfig(BaseModel):
     family: int = Field(3, ge=0)
     supernet_steps: int = Field(2000, ge=1)
     proxy_epochs: int = Field(3, ge=1)
-    final_epochs: int = Field(30, ge=1)
+    final_epochs: int = Field(FINAL.epochs, ge=1)
+    label_smoothing: float = Field(FINAL.label_smoothing, ge=0, lt=1)
+    mixup: float = Field(FINAL.mixup, ge=0, allow_inf_nan=False)
+    cutmix: float = Field(FINAL.cutmix, ge=0, allow_inf_nan=False)
+    ema: float = Field(FINAL.ema, ge=0, lt=1)
+    distil: float = Field(FINAL.distil, ge=0, le=1)
     rank_networks: int = Field(8, ge=0)
     table: Path | None = None
     accept_table: bool = False
@@ -75,6 +81,14 @@ class SearchConfig(BaseModel):
     def recorded(self) -> bool:
         """Whether a search on recorded tables is meant: nothing is trained or measured."""
         return is_table(self.oracle)
+
+    @property
+    def final(self) -> Recipe:
+        """The recipe of the finalists."""
+        return Recipe(
+            self.final_epochs, label_smoothing=self.label_smoothing, mixup=self.mixup, cutmix=self.cutmix, ema=self.ema,
+            distil=self.distil,
+        )  # fmt: skip
 
     @property
     def given(self) -> dict[str, Any]:
@@ -155,6 +169,10 @@ class SearchConfig(BaseModel):
                 raise InputError(f"--device {tables[0]} is recorded: give --oracle {PREFIX}FILE#COLUMN too")
             if not self.data:
                 raise InputError(f"--data is missing: images to train on, unless --oracle is {PREFIX}FILE#COLUMN")
+            if self.distil and self.oracle == "train" and self.sampler not in LEARNED:
+                raise InputError(
+                    f"--distil {self.distil:g} needs a supernet to learn from, which --oracle train has not"
+                )
             return
         for flag, given in (("data", self.data), ("input", self.input), ("table", self.table)):
             if given:

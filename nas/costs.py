@@ -23,8 +23,9 @@ from nas.search.study import Driver, enqueue, first_candidates, open_study
 from nas.search.target import Target, metric
 from nas.training.data import Dataset, Split, to_tensor
 from nas.training.oracle import Task
+from nas.training.recipe import Recipe
 from nas.training.supernet import Supernet
-from nas.training.train import Progress, Recipe, accuracy, recalibrate, train
+from nas.training.train import Progress, accuracy, recalibrate, train
 from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace, sample_spread
 
@@ -49,7 +50,7 @@ def measure_costs(config: SearchConfig, task: Task, targets: Sequence[Target], d
     """Do a little of everything that a run is made of and time it: some seconds, or some steps where these are long."""
     space = task.space
     networks = _spread(space, targets, task.seed)
-    step_s, step_s_per_mac = time_steps(task, networks)
+    step_s, step_s_per_mac = time_steps(task, networks, config.final)
     middle = networks[len(networks) // 2]
     batches = len(task.dataset.train) / Recipe(1).batch_size
     with tempfile.TemporaryDirectory() as folder:
@@ -85,12 +86,14 @@ def _spread(space: SearchSpace, targets: Sequence[Target], seed: int) -> list[Ar
     return [ordered[int(p / 100 * (len(ordered) - 1))] for p in _PERCENTILES]
 
 
-def time_steps(task: Task, networks: Sequence[Architecture]) -> tuple[float, float]:
+def time_steps(task: Task, networks: Sequence[Architecture], recipe: Recipe) -> tuple[float, float]:
     """Return what a training step takes: s, and s per MAC, fitted to a few steps of each network by least squares."""
-    data = _few(task.dataset)
+    data, short = _few(task.dataset), replace(recipe, epochs=_EPOCHS)
+    # An untrained teacher takes as long as a trained one.
+    teacher = task.fresh(max(task.space.baseline_family(), key=task.space.macs)) if recipe.distil else None
     seconds = []
     for architecture in networks:
-        seconds.append(_step_s(partial(train, task.fresh(architecture), data, Recipe(_EPOCHS), task.seed)))
+        seconds.append(_step_s(partial(train, task.fresh(architecture), data, short, task.seed, teacher=teacher)))
     macs = np.array([task.space.macs(a) for a in networks], dtype=float)
     slope, base = np.polyfit(macs, seconds, 1) if np.ptp(macs) > 0 else (0.0, float(np.mean(seconds)))
     if slope < 0 or base < 0:  # noise, or networks that are much alike: one of the two explains it

@@ -283,6 +283,8 @@ def _searched(
     ways = {"train": _short_trainings(left_s, costs, given), "supernet": _supernet(left_s, costs, given)}
     if "oracle" in given:
         return ways[given["oracle"]], given["oracle"], f"--oracle {given['oracle']} was given"
+    if given.get("distil"):
+        return ways["supernet"], "supernet", "--distil learns from a supernet"
     oracle, why = choose_oracle(left_s, ways["train"].least_s, ways["supernet"].least_s)
     if "trials" in given:
         oracle = oracle or min(ways, key=lambda name: ways[name].least_s)

@@ -38,7 +38,8 @@ TRIALS = 40
 # A budget belongs to a device, the others to a command.
 _NOT_INHERITED = {"out", "from", "budget_ms", "time", "trials", "table", "accept_table", "workers", "ray"}
 # No rating depends on these.
-_MAY_DIFFER = {"from", "budget_ms", "time", "device", "sampler", "halving", "final_epochs"}
+_FINAL = {"final_epochs", "label_smoothing", "mixup", "cutmix", "ema", "distil"}
+_MAY_DIFFER = {"from", "budget_ms", "time", "device", "sampler", "halving", *_FINAL}
 
 
 def inherit(run: Path, given: Mapping[str, object]) -> SearchConfig:
@@ -230,14 +231,15 @@ def take_finalists(
     known: Sequence[Architecture],
     devices: Sequence[Device],
 ) -> None:
-    """Copy those of ``known`` that the earlier run has trained as long, with the files that devices ask for.
+    """Copy those of ``known`` that the earlier run has trained alike, with the files that devices ask for.
 
     What was copied stays when the earlier run is gone.
     """
     run = config.from_run
     if run is None or not (run / "run.json").exists():
         return
-    if settings(read_record(run))["final_epochs"] == config.final_epochs:
+    before, now = settings(read_record(run)), config.identity()
+    if all(before.get(name) == now[name] for name in _FINAL):
         forms = {device.form for device in devices}
         copied = [architecture for architecture in known if _take_finalist(run, folder.path, architecture, forms)]
         if copied:

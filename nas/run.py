@@ -31,8 +31,8 @@ from nas.search.study import Driver, enqueue, first_candidates, open_study
 from nas.search.target import TableTarget, Target, metric
 from nas.training.data import Dataset, load_dataset
 from nas.training.oracle import OracleKind, RungOracle, Task, TrainOracle, make_oracle
+from nas.training.recipe import Recipe
 from nas.training.report import free_scores, rank_report
-from nas.training.train import Recipe
 from predictors.features import feature_matrix
 from predictors.quality import PredictorQuality
 from search_spaces.architecture import Architecture
@@ -279,7 +279,7 @@ class _Run:
 
     def _train_finalists(self, task: Task, chosen: Sequence[Architecture]) -> list[Trained]:
         path = self.folder.path
-        factory = partial(FinalTraining, task, Recipe(self.config.final_epochs), path, tuple(self.devices))
+        factory = partial(FinalTraining, task, self.config.final, path, tuple(self.devices))
         self._map("training the finalists", factory, [a for a in chosen if not finished(path, a)])
         done = [finished(path, architecture) for architecture in chosen]
         return [trained for trained in done if trained is not None]

@@ -69,8 +69,9 @@ class Schedule:
         if not self.plan.settled:
             plan, macs = self.plan, sorted(task.space.macs(a) for a in finalists)
             ordered = sorted(finalists, key=task.space.macs)
+            spread = [ordered[0], ordered[len(ordered) // 2], ordered[-1]]
             # The machine of now: how fast it is changes by tens of percent from one minute to another.
-            step_s, step_s_per_mac = time_steps(task, [ordered[0], ordered[len(ordered) // 2], ordered[-1]])
+            step_s, step_s_per_mac = time_steps(task, spread, self._config.final)
             costs = replace(plan.costs, step_s=step_s, step_s_per_mac=step_s_per_mac)
             spent_s = sum(self._folder.record["stages"].values()) + time.monotonic() - start
             self._keep(plan.settle(spent_s, macs, costs, self._config.given))

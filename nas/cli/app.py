@@ -75,4 +75,26 @@ Data = Annotated[
     ),
 ]  # fmt: skip
 
+FINAL_TRAINING = "Final training"
+LabelSmoothing = Annotated[
+    float,
+    typer.Option(
+        "--label-smoothing", help="Share of a label that goes to all classes.", rich_help_panel=FINAL_TRAINING
+    ),
+]
+Mixup = Annotated[
+    float,
+    typer.Option("--mixup", help="Add up pairs of images by shares from Beta(x, x).", rich_help_panel=FINAL_TRAINING),
+]
+Cutmix = Annotated[
+    float,
+    typer.Option(
+        "--cutmix", help="Paste a part of another image, its share from Beta(x, x).", rich_help_panel=FINAL_TRAINING
+    ),
+]
+Ema = Annotated[
+    float,
+    typer.Option("--ema", help="Decay per step of the weights' average, as in 0.999.", rich_help_panel=FINAL_TRAINING),
+]
+
 parse_shape = settings.parse_shape

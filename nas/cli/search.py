@@ -8,9 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
-from nas.cli.app import Config, Data, Device, Input, Json, Seed, Space, app
+from nas.cli.app import (
+    FINAL_TRAINING,
+    Config,
+    Cutmix,
+    Data,
+    Device,
+    Ema,
+    Input,
+    Json,
+    LabelSmoothing,
+    Mixup,
+    Seed,
+    Space,
+    app,
+)
 from nas.cli.console import Terminal, console, show_front
 from nas.config import SearchConfig
+from nas.delivery.curves import learning_curves
 from nas.delivery.front import Front, RecordedFront, load_front
 from nas.folder import open_folder, read_record
 from nas.replay import run_replay
@@ -31,7 +46,7 @@ def _write_report(folder: Path, record: dict[str, Any]) -> Path:
     study = read_study(folder / "study.journal")
     trials = {device.device: trials_table(study, device.metric) for device in front.devices}
     run = {**record, "command": record["commands"][-1]}
-    return write_report(folder, front, trials, run)
+    return write_report(folder, front, trials, run, learning_curves(folder))
 
 
 @app.command(epilog="Example:  nas search --data digits --budget-ms 0.2 --trials 60 --out runs/digits")
@@ -90,7 +105,19 @@ def search(
     proxy_epochs: Annotated[
         int, typer.Option(help="Epochs per candidate with --oracle train, and of the rank check.")
     ] = _DEFAULT["proxy_epochs"],
-    final_epochs: Annotated[int, typer.Option(help="Epochs per finalist.")] = _DEFAULT["final_epochs"],
+    final_epochs: Annotated[int, typer.Option(help="Epochs per finalist.", rich_help_panel=FINAL_TRAINING)] = _DEFAULT[
+        "final_epochs"
+    ],
+    label_smoothing: LabelSmoothing = _DEFAULT["label_smoothing"],
+    mixup: Mixup = _DEFAULT["mixup"],
+    cutmix: Cutmix = _DEFAULT["cutmix"],
+    ema: Ema = _DEFAULT["ema"],
+    distil: Annotated[
+        float,
+        typer.Option(
+            help="Share of the loss that imitates the supernet's largest network.", rich_help_panel=FINAL_TRAINING
+        ),
+    ] = _DEFAULT["distil"],
     rank_networks: Annotated[
         int, typer.Option(help="Networks trained from scratch to check the supernet's ranking; 0 for none.")
     ] = _DEFAULT["rank_networks"],
@@ -111,7 +138,8 @@ def search(
 
     With --from RUN only latencies are new: all that RUN has rated counts here as well, and its supernet rates the
     new candidates, so nothing is trained before the finalists. Settings that are not given are those of RUN, but for
-    --budget-ms; --device, --budget-ms, --trials, --sampler, --finalists, --family and --final-epochs may differ.
+    --budget-ms; --device, --budget-ms, --trials, --sampler, --finalists, --family and what is said of the final
+    training may differ.
 
     With --time, steps, networks and epochs that are not given are planned: the table of blocks first, then cheap
     ratings, then more than half of the time for the finalists. Where the time is too short for a search to pay, the

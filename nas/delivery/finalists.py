@@ -18,7 +18,9 @@ from nas.search.pareto import non_dominated
 from nas.search.record import Evaluated
 from nas.training.data import to_tensor
 from nas.training.oracle import Task
-from nas.training.train import Recipe, accuracy, train
+from nas.training.recipe import Recipe
+from nas.training.supernet import Supernet
+from nas.training.train import accuracy, recalibrate, train
 from search_spaces.architecture import Architecture
 
 SCHEMA_VERSION = 2
@@ -79,7 +81,11 @@ class Trained:
 
 @dataclass(frozen=True)
 class FinalTraining:
-    """The work of a finalist: one identical recipe for all, from supernet weights where they exist."""
+    """The work of a finalist: one identical recipe for all, from supernet weights where they exist.
+
+    Finalists are trained side by side by the executors of the search, and a worker that is lost leaves its checkpoint
+    to the next. Ray Tune would bring a second scheduler and store of results for that, and there is nothing to tune.
+    """
 
     task: Task
     recipe: Recipe
@@ -93,8 +99,12 @@ class FinalTraining:
         if done is not None:
             return done
         task = self.task
-        start = task.train_supernet().inherit(architecture) if task.supernet else task.fresh(architecture)
-        network = train(start, task.dataset, self.recipe, task.seed, record.with_suffix(".safetensors"))
+        supernet = task.train_supernet() if task.supernet else None
+        network = train(
+            supernet.inherit(architecture) if supernet else task.fresh(architecture),
+            task.dataset, self.recipe, task.seed, record.with_suffix(".safetensors"),
+            teacher=self._teacher(supernet) if supernet and self.recipe.distil else None,
+        )  # fmt: skip
         accuracies = (
             accuracy(network, task.dataset.val, task.dataset),
             accuracy(network, task.dataset.test, task.dataset),
@@ -109,6 +119,11 @@ class FinalTraining:
         trained = Trained(architecture.id, architecture.text, files)
         write_sealed(record, SCHEMA_VERSION, asdict(trained))
         return trained
+
+    def _teacher(self, supernet: Supernet) -> nn.Module:
+        """Return the largest network of the hand-made family as the supernet has it: the same one for all finalists."""
+        space = self.task.space
+        return recalibrate(supernet.inherit(max(space.baseline_family(), key=space.macs)), self.task.dataset)
 
     def _images(self, count: int) -> torch.Tensor:
         data = self.task.dataset

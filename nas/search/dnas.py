@@ -22,9 +22,10 @@ from nas.search.distribution import Probabilities, decisions_of, draw, probabili
 from nas.search.expected import Latency, at_budget, expected_latency
 from nas.search.target import TableTarget
 from nas.training.data import Dataset, Split, batches, parted
+from nas.training.hardware import device
 from nas.training.oracle import Task
 from nas.training.supernet import Supernet
-from nas.training.train import Progress, Recipe, device, fit
+from nas.training.train import Progress, Recipe, fit
 from search_spaces.chain import Position
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace, replay

@@ -1,6 +1,7 @@
 """Executors: where candidates are evaluated. In this process, or on Ray workers; the results are the same."""
 
 import logging
+import math
 import os
 import socket
 from collections import deque
@@ -142,8 +143,18 @@ def connect_ray(slots: int, address: str | None) -> Any:
     return ray
 
 
+def gpu_share(slots: int, gpus: int) -> float:
+    """Return the part of a GPU that each worker asks Ray for, which hides GPUs from those that ask for none.
+
+    All workers fit at the same time: no share reaches over from one GPU to the next.
+    """
+    return 1 / math.ceil(slots / gpus) if gpus else 0.0
+
+
 class RayWorkers:
-    """Runs jobs on Ray actors, one CPU each; a worker that dies is replaced and its job run again.
+    """Runs jobs on Ray actors, one CPU each and a part of a GPU where the cluster has some.
+
+    A worker that dies is replaced and its job run again.
 
     ``address`` is that of a running cluster (its nodes must see the same files), or None to start Ray on
     this machine.
@@ -153,7 +164,8 @@ class RayWorkers:
         ray = connect_ray(slots, address)
         self._ray = ray
         self.slots = slots
-        remote = ray.remote(num_cpus=1, max_restarts=3, max_task_retries=3)(_Worker)
+        share = gpu_share(slots, int(ray.cluster_resources().get("GPU", 0)))
+        remote = ray.remote(num_cpus=1, num_gpus=share, max_restarts=3, max_task_retries=3)(_Worker)
         self._make_worker = lambda: remote.remote(factory)
         self._idle = [self._make_worker() for _ in range(slots)]
         self._running: dict[Any, Any] = {}

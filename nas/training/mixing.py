@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nas.training.train import device
+from nas.training.hardware import device
 from search_spaces.block import Block
 from search_spaces.chain import Position
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from nas.training.data import Dataset
+from nas.training.hardware import device, precision
 from nas.training.mixing import Mixture
-from nas.training.train import Progress, Recipe, device, fit
+from nas.training.train import Progress, Recipe, fit
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block
 from search_spaces.space import SearchSpace, sample
@@ -60,7 +61,8 @@ class Supernet:
         blocks = self._space.blocks(architecture)
         layers = (row[block.key] for row, block in zip(self._modules, blocks, strict=True))
         path = self._space.wire(architecture, layers)
-        return functional_call(path, self._parts(architecture, path), (images,))
+        with precision():
+            return functional_call(path, self._parts(architecture, path), (images,)).float()
 
     def mixture(self) -> Mixture:
         """Return this network with the candidates of every position mixed, its weights held fixed.

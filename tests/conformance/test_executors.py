@@ -1,14 +1,22 @@
 """What every executor must do; Ray is started once for all of them."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from fakes import digits_task
 
-from nas.search.executor import Executor, InProcess, Outcome, RayWorkers, Work, make_executor
+from latency.device import Device
+from nas.delivery.finalists import FinalTraining
+from nas.search.executor import Executor, InProcess, Outcome, RayWorkers, Work, gpu_share, make_executor
+from nas.training.recipe import Recipe
 from search_spaces.errors import InputError
+from search_spaces.fbnet import FBNetSpace
+from search_spaces.space import sample
 
 WORKERS = 2
 MakeExecutor = Callable[[Callable[[], Work]], Executor]
@@ -57,7 +65,7 @@ def squares(folder: Path) -> Work:
     return work
 
 
-def run_all(executor: Executor, jobs: dict[str, float]) -> dict[str, Outcome]:
+def run_all(executor: Executor, jobs: Mapping[str, Any]) -> dict[str, Outcome]:
     """Keep as many jobs under way as there are slots, as the search does."""
     waiting, found = list(jobs.items()), {}
     for _ in range(min(executor.slots, len(jobs))):
@@ -147,6 +155,38 @@ def test_ray_worker_that_dies_is_replaced_and_its_job_repeated(ray_address: str,
     assert [path.name for path in tmp_path.iterdir()] == ["died at 3.0"]
 
 
+def finalists_of_mortals(training: FinalTraining) -> Work:
+    """Let each worker die once per finalist, after its first epoch."""
+    import os
+
+    from nas.training import train as module
+
+    def save(path: Path, *arguments: Any, then: Callable[..., None] = module.save) -> None:
+        then(path, *arguments)
+        mark = path.with_suffix(".died")
+        if path.parent.name == "finalists" and not mark.exists():
+            mark.touch()
+            os._exit(1)
+
+    module.save = save
+    return training
+
+
+@pytest.mark.slow
+def test_finalists_of_workers_that_die_are_the_same(ray_address: str, tmp_path: Path) -> None:
+    space, recipe = FBNetSpace((1, 8, 8), 10), Recipe(2, label_smoothing=0.1, mixup=0.4, ema=0.9, distil=0.3)
+    task, rng = digits_task(space, tmp_path, supernet_epochs=2), np.random.default_rng(0)
+    jobs = {architecture.id: architecture for architecture in (sample(space, rng) for _ in range(3))}
+    undisturbed = FinalTraining(task, recipe, tmp_path / "undisturbed", (Device.parse("cpu"),))
+    killed = FinalTraining(task, recipe, tmp_path / "killed", (Device.parse("cpu"),))
+    executor = RayWorkers(partial(finalists_of_mortals, killed), WORKERS)
+    found = run_all(executor, jobs)
+    executor.close()
+    assert {path.stem for path in (tmp_path / "killed" / "finalists").glob("*.died")} == jobs.keys()
+    for key, architecture in jobs.items():
+        assert found[key].value == undisturbed(architecture)
+
+
 def test_what_the_user_gave_wrongly_is_no_fault_of_a_candidate(make: MakeExecutor, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="a table lacks it"):
         run_all(make(partial(squares, tmp_path)), {"a": 4.0, "b": 999.0})
@@ -168,6 +208,15 @@ def test_job_that_always_kills_its_worker_is_an_error(ray_address: str) -> None:
     executor.close()
     assert found["job 3"].value is None and found["job 3"].error
     assert all(found[key].value == job + 1 for key, job in JOBS.items() if job != 3)
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 3, 8])
+def test_all_workers_fit_on_the_gpus(gpus: int) -> None:
+    assert gpu_share(5, 0) == 0
+    for slots in range(1, 20):
+        share = gpu_share(slots, gpus)
+        assert 0 < share <= 1 and gpus * int(1 / share + 1e-9) >= slots
+        assert share == 1 or gpus * int(1 / share + 1e-9) < slots + gpus, "no more workers on a GPU than need be"
 
 
 def test_make_executor_uses_ray_for_several_workers_alone(ray_address: str) -> None:

@@ -5,13 +5,24 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dashboards.figures import front_figure, front_png
+from dashboards.figures import curves_figure, front_figure, front_png
 from dashboards.picture import axis_range, picture_of, staircase
+from nas.delivery.curves import Curve
 from nas.delivery.front import DeviceFront
+
+CURVES = [Curve("supernet", (2.0, 1.5, 1.25, 1.0)), Curve("0a1b", (1.0, 0.5), 0.8412), Curve("<b>", (1.0, math.nan))]
 
 
 def _named(figure, start):
     return next(trace for trace in figure.data if trace.name.startswith(start))
+
+
+def test_curves_show_every_epoch_over_the_share_done():
+    figure = curves_figure(CURVES)
+    assert [trace.name for trace in figure.data] == ["supernet", "0a1b, validation 84.12 %", "&lt;b&gt;"]
+    assert [list(trace.x) for trace in figure.data] == [[25, 50, 75, 100], [50, 100], [50, 100]]
+    assert [list(trace.y) for trace in figure.data[:2]] == [[2.0, 1.5, 1.25, 1.0], [1.0, 0.5]]
+    assert figure.data[1].hovertext == ("epoch 1 of 2: 1", "epoch 2 of 2: 0.5")
 
 
 def test_staircase_goes_right_then_up():

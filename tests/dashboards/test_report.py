@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from dashboards.report import write_report
+from nas.delivery.curves import Curve
 from nas.delivery.front import Front, RecordedFront
 from nas.delivery.value import Point, compare
 
@@ -80,6 +81,16 @@ def test_plotly_is_inlined_once_and_cannot_upload(page, tmp_path):
     assert text.count("* plotly.js v") == 1
     assert text.count('"showSendToCloud": false') == 2
     assert text.count("Plotly.newPlot(") >= 2
+
+
+def test_trainings_have_a_section_of_their_own(front, trials, tmp_path):
+    run = {device.device: trials for device in front.devices}
+    text = write_report(tmp_path, front, run, RUN).read_text(encoding="utf-8")
+    assert "<h2>Training</h2>" not in text
+    curves = [Curve("supernet", (2.0, 1.0)), Curve("0a1b", (1.0, 0.5), 0.8412)]
+    text = write_report(tmp_path, front, run, RUN, curves).read_text(encoding="utf-8")
+    assert "<h2>Training</h2>" in text and "0a1b, validation 84.12 %" in text
+    assert text.count("* plotly.js v") == 1 and text.count('"showSendToCloud": false') == 3
 
 
 def test_names_of_users_are_escaped(page, tmp_path):

@@ -165,6 +165,8 @@ def test_interrupted_search(cli: Cli, table: Path, monkeypatch: pytest.MonkeyPat
         (["--data", "digits", "--budget-ms", "-1"], "--budget-ms"),
         (["--data", "digits", "--time", "5 parrots"], "--time: give a time such as 90s, 30m, 2h or 1h30m, got '5 par"),
         (["--data", "digits", "--oracle", "auto"], "give --time too"),
+        (["--data", "digits", "--ema", "1"], "--ema"),
+        (["--data", "digits", "--distil", "0.5", "--oracle", "train"], "--distil 0.5 needs a supernet"),
         (
             ["--data", "digits", "--sampler", "dnas"],
             "dnas learns a distribution at a latency: give --budget-ms",
@@ -183,6 +185,13 @@ def test_interrupted_search(cli: Cli, table: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_mistakes_of_a_search(arguments: list[str], text: str, cli: Cli, tmp_path: Path) -> None:
     assert text in refused(cli("search", *arguments, "--out", "run"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_of_a_training(cli: Cli, tmp_path: Path) -> None:
+    command = ("train", "--arch", ",".join(["skip"] * 8), "--data", "digits", "--out", "net")
+    for flag, value in (("--label-smoothing", 1), ("--mixup", -1), ("--cutmix", "inf"), ("--ema", 1)):
+        assert f"{flag}: " in refused(cli(*command, flag, value))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from nas.config import SPACES, SearchConfig, make_space, parse_input, parse_shape
+from nas.training.recipe import FINAL, Recipe
 from search_spaces.block import Shape
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
@@ -36,6 +37,16 @@ def test_defaults_are_valid() -> None:
         ("supernet_steps", 0, "--supernet-steps"),
         ("proxy_epochs", 0, "--proxy-epochs"),
         ("final_epochs", 0, "--final-epochs"),
+        ("label_smoothing", -0.1, "--label-smoothing"),
+        ("label_smoothing", 1.0, "--label-smoothing"),
+        ("mixup", -1.0, "--mixup"),
+        ("mixup", float("inf"), "--mixup"),
+        ("cutmix", -1.0, "--cutmix"),
+        ("cutmix", float("inf"), "--cutmix"),
+        ("ema", -0.5, "--ema"),
+        ("ema", 1.0, "--ema"),
+        ("distil", -0.1, "--distil"),
+        ("distil", 1.5, "--distil"),
         ("rank_networks", -1, "--rank-networks"),
         ("workers", 0, "--workers"),
         ("oracle", "guess", "--oracle"),
@@ -131,7 +142,7 @@ CHANGEABLE = {
 DECISIVE = {
     "data": "other", "space": "other", "device": ("cpu:int8",), "budget_ms": 3.0, "input": "16", "oracle": "train",
     "sampler": "random", "seed": 1, "time": 60, "supernet_steps": 5, "proxy_epochs": 5, "final_epochs": 5,
-    "rank_networks": 0,
+    "rank_networks": 0, "label_smoothing": 0.3, "mixup": 0.3, "cutmix": 0.3, "ema": 0.3, "distil": 0.3,
 }  # fmt: skip
 
 
@@ -147,6 +158,20 @@ def test_identity_is_what_decides_the_result() -> None:
     assert SearchConfig.checked(**{**BASE, "from": Path("first")}).identity() == {
         **identity, "from": str(Path("first").absolute())
     }  # fmt: skip
+
+
+def test_final_recipe_is_what_the_fields_say() -> None:
+    assert SearchConfig.checked(**BASE).final == FINAL
+    fields = {"label_smoothing": 0.1, "mixup": 0.2, "cutmix": 0.3, "ema": 0.4, "distil": 0.5}
+    assert SearchConfig.checked(**BASE, final_epochs=7, **fields).final == Recipe(7, **fields)
+
+
+def test_distillation_takes_a_supernet() -> None:
+    with pytest.raises(
+        InputError, match=r"^--distil 0\.5 needs a supernet to learn from, which --oracle train has not"
+    ):
+        SearchConfig.checked(**BASE, distil=0.5, oracle="train")
+    assert SearchConfig.checked(**BASE, distil=0.5, oracle="train", sampler="fpnas", budget_ms=1).final.distil == 0.5
 
 
 def test_identity_of_data_is_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from nas.config import SearchConfig
 from nas.costs import measure_costs, predicted_table_s, time_steps
 from nas.search.target import TableTarget
 from nas.training.oracle import Task
-from nas.training.train import Recipe
+from nas.training.recipe import FINAL, Recipe
 from search_spaces.fbnet import FBNetSpace
 
 SPACE = FBNetSpace((1, 8, 8), 10)
@@ -40,7 +40,7 @@ def test_steps_are_a_line_over_macs(
     macs = [SPACE.macs(a) for a in NETWORKS]
     told = iter([seconds(m) for m in macs])
     monkeypatch.setattr(module, "_step_s", lambda run: next(told))
-    step_s, per_mac = time_steps(task, NETWORKS)
+    step_s, per_mac = time_steps(task, NETWORKS, FINAL)
     if expected is not None:
         assert (step_s, per_mac) == pytest.approx(expected)
     else:
@@ -50,7 +50,7 @@ def test_steps_are_a_line_over_macs(
 
 def test_networks_of_equal_size_have_no_slope(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_step_s", lambda run: 0.5)
-    assert time_steps(task, [NETWORKS[1]] * 3) == (0.5, 0.0)
+    assert time_steps(task, [NETWORKS[1]] * 3, FINAL) == (0.5, 0.0)
 
 
 @pytest.mark.parametrize("enough_s", [0.0, 60.0])

@@ -166,6 +166,12 @@ def test_an_oracle_that_is_given_is_searched_with_in_any_time() -> None:
     assert plan.search and plan.settings["final_epochs"] == 1 and "s more than the 60 s given" in plan.why
 
 
+def test_teachers_need_a_supernet() -> None:
+    for time_s in (60, 6000):
+        plan = make_plan(time_s, SPENT, COSTS, {"distil": 0.5})
+        assert plan.search and plan.settings["oracle"] == "supernet" and plan.why.startswith("--distil learns from")
+
+
 def test_workers_share_the_networks() -> None:
     two = replace(COSTS, workers=2)
     one_s = COSTS.training_s(5) + COSTS.delivery_s

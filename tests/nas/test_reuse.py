@@ -22,7 +22,7 @@ from nas.delivery.finalists import finished
 from nas.delivery.front import Front
 from nas.devices import Progress
 from nas.folder import RunFolder, open_folder, read_record
-from nas.reuse import Rating, Reused, add_ratings, inherit, lacking, take_over
+from nas.reuse import Rating, Reused, add_ratings, inherit, lacking, take_finalists, take_over
 from nas.run import RunFailed, run_search
 from nas.search.executor import InProcess
 from nas.search.record import REUSED_FROM, evaluated_trials
@@ -245,6 +245,15 @@ def test_trained_finalists_are_copied(first: Path, whole: Path) -> None:
             whole, SPACE.parse(next(c.architecture for c in front.candidates + front.rejected if c.id == name))
         )
         assert trained is not None and set(trained.files) == {""}
+
+
+def test_finalists_that_were_trained_otherwise_are_not_copied(first: Path, tmp_path: Path) -> None:
+    for change, copied in (({}, True), ({"final_epochs": 2}, False), ({"label_smoothing": 0.3}, False)):
+        config = second(first, tmp_path / str(change), **change)
+        rated = evaluated_trials(read_study(first / "study.journal"), SPACE)
+        folder = RunFolder(config.out, {"report": {"reused": {}}})
+        take_finalists(config, folder, Quiet(), rated, [Device.parse("cpu")])
+        assert (config.out / "finalists").exists() == copied
 
 
 def test_goes_on_without_the_earlier_run(first: Path, whole: Path, tmp_path: Path) -> None:

@@ -295,7 +295,7 @@ def test_no_candidate_was_rated(table: Path, tmp_path: Path, monkeypatch: pytest
 # The rest kills real processes.
 SETTINGS = (
     "--data digits --trials 24 --supernet-steps 300 --finalists 3 --final-epochs 8 --rank-networks 2 --proxy-epochs 1"
-    " --accept-table"
+    " --accept-table --label-smoothing 0.1 --mixup 0.2 --cutmix 0.5 --ema 0.9 --distil 0.3"
 ).split()
 PROGRAM = [sys.executable, "-c", "from nas.cli import main; main()"]
 

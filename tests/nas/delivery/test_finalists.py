@@ -4,22 +4,28 @@ import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from fakes import digits_task
 from numpy.typing import NDArray
+from torch import nn
 
 from latency.device import Device
 from latency.files import sha256
 from nas.delivery import finalists as module
 from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished
 from nas.search.record import Evaluated
-from nas.training.data import Split
+from nas.training import train as training
+from nas.training.checkpoint import save
+from nas.training.data import Split, to_tensor
 from nas.training.oracle import Task
-from nas.training.train import Recipe
+from nas.training.recipe import Recipe
+from nas.training.train import recalibrate
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
@@ -28,6 +34,7 @@ SPACE = FBNetSpace((1, 8, 8), 10)
 ARCHITECTURE = SPACE.parse("skip,k3_e1,skip,k3_e1_g2,skip,k3_e1,skip,k3_e1")
 DEVICES = tuple(Device.parse(name) for name in ("cpu", "cpu:threads=2", "cpu:int8", "cpu:batch=4", "cpu:batch=4,int8"))
 CPU = DEVICES[:1]
+EVERYTHING = Recipe(2, label_smoothing=0.1, mixup=0.4, cutmix=1.0, ema=0.9, distil=0.3)
 FILES = {
     "": f"models/{ARCHITECTURE.id}.onnx",
     "int8": f"models/{ARCHITECTURE.id}.int8.onnx",
@@ -179,6 +186,47 @@ def test_stopped_training_goes_on(task: Task, work: FinalTraining, trained: Trai
     (tmp_path / "finalists" / checkpoint.name).write_bytes(checkpoint.read_bytes())
     again = FinalTraining(task, Recipe(2), tmp_path, CPU)(ARCHITECTURE)
     assert again.files == {"": trained.files[""]}
+
+
+@pytest.mark.parametrize("recipe", [Recipe(2), EVERYTHING], ids=["plain", "everything"])
+def test_killed_in_the_middle_is_as_if_undisturbed(
+    recipe: Recipe, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    undisturbed = FinalTraining(task, recipe, tmp_path / "undisturbed", CPU)(ARCHITECTURE)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save", save_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            FinalTraining(task, recipe, tmp_path / "killed", CPU)(ARCHITECTURE)
+    assert finished(tmp_path / "killed", ARCHITECTURE) is None
+    assert [path.name for path in (tmp_path / "killed").rglob("*.*")] == [f"{ARCHITECTURE.id}.safetensors"]
+    assert FinalTraining(task, recipe, tmp_path / "killed", CPU)(ARCHITECTURE) == undisturbed
+
+
+def save_and_die(*arguments: Any) -> None:
+    save(*arguments)
+    raise KeyboardInterrupt
+
+
+def test_teacher_is_the_largest_of_the_family_and_taught_by_the_supernet(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    largest = SPACE.parse(",".join(["k5_e6"] * SPACE.searchable))
+    images = to_tensor(task.dataset.val.images[:8], task.dataset.mean, task.dataset.std)
+    seen: list[torch.Tensor] = []
+
+    def trained(*_: object, teacher: nn.Module | None = None, **__: object) -> nn.Module:
+        if teacher is not None:
+            assert not teacher.training
+            seen.append(teacher(images))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "train", trained)
+    for supernet, recipe in ((task.supernet, EVERYTHING), (task.supernet, Recipe(2)), (None, Recipe(2))):
+        with pytest.raises(KeyboardInterrupt):
+            FinalTraining(replace(task, supernet=supernet), recipe, tmp_path, CPU)(ARCHITECTURE)
+    (found,) = seen
+    expected = recalibrate(task.train_supernet().inherit(largest), task.dataset)(images)
+    assert torch.equal(found, expected)
 
 
 def test_without_a_supernet_training_starts_fresh(task: Task, trained: Trained, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Training resumes to the same weights, follows its schedule, and measures accuracy and statistics rightly."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from nas.training.data import Dataset, Split, load_dataset, to_tensor
+from nas.training import train as training
+from nas.training.checkpoint import losses
+from nas.training.data import Dataset, Split, batches, load_dataset, to_tensor
+from nas.training.hardware import ahead
 from nas.training.train import Recipe, TrainingDiverged, accuracy, fit, recalibrate, train
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
 
 RECIPE = Recipe(4, batch_size=32)
+EVERYTHING = replace(RECIPE, label_smoothing=0.1, mixup=0.4, cutmix=1.0, ema=0.9, distil=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +53,104 @@ def stop_after(epochs: int) -> object:
     return progress
 
 
+def teacher(data: Dataset, seed: int = 1) -> nn.Module:
+    torch.manual_seed(seed)
+    space = FBNetSpace((1, 8, 8), 10)
+    return recalibrate(space.build(space.parse("k3_e6," * 7 + "k3_e6")), data)
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 4])
-def test_stopped_and_resumed_training_ends_with_the_same_weights(epochs: int, data: Dataset, tmp_path: Path) -> None:
-    undisturbed = weights(train(network(), data, RECIPE, 3))
-    checkpoint = tmp_path / "net.safetensors"
+@pytest.mark.parametrize("recipe", [RECIPE, EVERYTHING], ids=["plain", "everything"])
+def test_stopped_and_resumed_training_ends_with_the_same_weights(
+    recipe: Recipe, epochs: int, data: Dataset, tmp_path: Path
+) -> None:
+    taught = teacher(data) if recipe.distil else None
+    checkpoints = [tmp_path / "whole.safetensors", tmp_path / "net.safetensors"]
+    undisturbed = weights(train(network(), data, recipe, 3, checkpoints[0], teacher=taught))
     with pytest.raises(KeyboardInterrupt):
-        train(network(), data, RECIPE, 3, checkpoint, stop_after(epochs))  # type: ignore[arg-type]
+        train(network(), data, recipe, 3, checkpoints[1], stop_after(epochs), teacher=taught)  # type: ignore[arg-type]
     torch.rand(5)  # a new process starts from another random state
     told: list[tuple[int, int]] = []
-    resumed = train(network(), data, RECIPE, 3, checkpoint, lambda *done: told.append(done))
+    resumed = train(network(), data, recipe, 3, checkpoints[1], lambda *done: told.append(done), teacher=taught)
     assert same(weights(resumed), undisturbed)
     assert told == [(n, 4) for n in range(epochs, 5)]
+    curves = [losses(checkpoint) for checkpoint in checkpoints]
+    assert curves[0] == curves[1] and len(curves[0]) == 4 and all(map(math.isfinite, curves[0]))
+
+
+def by_hand(data: Dataset, recipe: Recipe, seed: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Return the weights, or their averages, and each epoch's mean loss; the plain loop, written anew."""
+    module, step, curve = network(), 0, []
+    module.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    averages = [p.detach().clone() for p in module.parameters()]
+    optimiser = torch.optim.SGD(module.parameters(), 1.0, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay)
+    for epoch in range(recipe.epochs):
+        rng, found = np.random.default_rng([seed, epoch]), []
+        for images, labels in batches(data.train, data.mean, data.std, recipe.batch_size, rng, augment=True):
+            optimiser.param_groups[0]["lr"] = recipe.rate(step, recipe.epochs * 5)
+            loss = nn.functional.cross_entropy(module(images), labels)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(module.parameters(), recipe.clip)
+            optimiser.step()
+            found.append(loss.item())
+            decay = min(recipe.ema, (1 + step) / (10 + step))
+            for average, parameter in zip(averages, module.parameters(), strict=True):
+                average.mul_(decay).add_(parameter.detach(), alpha=1 - decay)
+            step += 1
+        curve.append(float(np.mean(found)))
+    final = averages if recipe.ema else list(module.parameters())
+    return {name: p.detach() for (name, _), p in zip(module.named_parameters(), final, strict=True)}, curve
+
+
+def test_plain_recipe_is_the_plain_loop(data: Dataset, tmp_path: Path) -> None:
+    expected, curve = by_hand(data, RECIPE, 3)
+    found = train(network(), data, RECIPE, 3, tmp_path / "c").state_dict()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert losses(tmp_path / "c") == pytest.approx(curve, rel=1e-6)
+
+
+def test_averaged_weights_are_what_is_delivered(data: Dataset, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, ema=0.9)
+    expected, _ = by_hand(data, recipe, 3)
+    trained = train(network(), data, recipe, 3, tmp_path / "c")
+    for name, value in expected.items():
+        torch.testing.assert_close(trained.state_dict()[name], value)
+    # Batch norm is calibrated to the averaged weights.
+    assert same(weights(recalibrate(trained, data)), weights(train(network(), data, recipe, 3, tmp_path / "c")))
+    plain = train(network(), data, RECIPE, 3).state_dict()
+    assert not all(torch.equal(plain[name], value) for name, value in trained.state_dict().items())
+
+
+def test_average_forgets_the_start() -> None:
+    recipe = Recipe(1, ema=0.999)
+    assert recipe.decay(0) == pytest.approx(0.1)
+    assert [recipe.decay(step) for step in (10**4, 10**6)] == [0.999, 0.999]
+    for steps in (10, 100, 1000):
+        start = math.prod(recipe.decay(step) for step in range(steps))
+        assert start < 1e-4, "share of the first weights in the average"
+
+
+@pytest.mark.parametrize(
+    "addition", [{"label_smoothing": 0.1}, {"mixup": 0.4}, {"cutmix": 1.0}, {"ema": 0.9}, {"distil": 0.3}], ids=str
+)
+def test_each_addition_is_another_job_with_other_weights(
+    addition: dict[str, float], data: Dataset, tmp_path: Path
+) -> None:
+    plain, other = Recipe(1), replace(Recipe(1), **addition)  # type: ignore[arg-type]
+    taught = teacher(data) if other.distil else None
+    before = weights(train(network(), data, plain, 0, tmp_path / "c"))
+    with pytest.raises(InputError, match="another recipe"):
+        train(network(), data, other, 0, tmp_path / "c", teacher=taught)
+    assert not same(weights(train(network(), data, other, 0, teacher=taught)), before)
+
+
+def test_another_teacher_is_another_job(data: Dataset, tmp_path: Path) -> None:
+    recipe = Recipe(1, distil=0.3)
+    train(network(), data, recipe, 0, tmp_path / "c", teacher=teacher(data))
+    train(network(), data, recipe, 0, tmp_path / "c", teacher=teacher(data))
+    with pytest.raises(InputError, match="was made with another"):
+        train(network(), data, recipe, 0, tmp_path / "c", teacher=teacher(data, seed=2))
 
 
 def test_epoch_that_was_cut_off_is_repeated(data: Dataset, tmp_path: Path) -> None:
@@ -76,6 +168,19 @@ def test_epoch_that_was_cut_off_is_repeated(data: Dataset, tmp_path: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         fit(dict(module.named_parameters()), loss, data, RECIPE, 3, tmp_path / "c")
     assert same(weights(train(network(), data, RECIPE, 3, tmp_path / "c")), undisturbed)
+
+
+def test_images_made_in_a_thread_leave_training_reproducible(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The path of a GPU, without one: batches come from a thread while the loss draws too.
+    monkeypatch.setattr(training, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(training, "placed", lambda loader, place: ahead(loader))
+    found: list[float] = []
+    for _ in range(3):
+        weight = nn.Parameter(torch.zeros(()))
+        drawn = lambda images, labels, rng, w=weight: (w - images.mean() - rng.random()) ** 2  # noqa: E731
+        fit({"w": weight}, drawn, data, RECIPE, 0)
+        found.append(weight.item())
+    assert found[0] == found[1] == found[2] != 0
 
 
 def test_seed_decides(data: Dataset) -> None:
@@ -176,6 +281,8 @@ def test_damaged_checkpoint_is_an_input_error(data: Dataset, tmp_path: Path) -> 
         checkpoint.write_bytes(content)
         with pytest.raises(InputError, match=r"c\.safetensors is damaged; delete it to start anew"):
             train(network(), data, Recipe(1), 0, checkpoint)
+        with pytest.raises(InputError, match=r"c\.safetensors is damaged"):
+            losses(checkpoint)
     for missing in ("layers.0.conv.weight", "momentum.layers.0.conv.weight"):
         save_file({name: tensor for name, tensor in tensors.items() if name != missing}, checkpoint, metadata)
         with pytest.raises(InputError, match="damaged"):
@@ -184,6 +291,18 @@ def test_damaged_checkpoint_is_an_input_error(data: Dataset, tmp_path: Path) -> 
         save_file(tensors, checkpoint, others)
         with pytest.raises(InputError, match="damaged"):
             train(network(), data, Recipe(1), 0, checkpoint)
+
+
+def test_checkpoint_of_another_version_is_refused(data: Dataset, tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(1)}, tmp_path / "c", {"schema_version": "1", "epoch": "1", "job": "x"})
+    with pytest.raises(InputError, match="has schema version 1; this version reads 2; delete it to start anew"):
+        train(network(), data, Recipe(1), 0, tmp_path / "c")
+    assert losses(tmp_path / "c") == []
+
+
+def test_curve_of_a_stopped_training_has_gaps_to_come(data: Dataset, tmp_path: Path) -> None:
+    train(network(), data, RECIPE, 0, tmp_path / "c", until=2)
+    assert [math.isfinite(loss) for loss in losses(tmp_path / "c")] == [True, True, False, False]
 
 
 def test_checkpoint_that_cannot_be_written_leaves_the_last_one(data: Dataset, tmp_path: Path) -> None:
