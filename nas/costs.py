@@ -32,7 +32,7 @@ from search_spaces.space import SearchSpace, sample_spread
 # Networks are drawn to know which MACs are common; the timed ones are at these percentiles of theirs.
 _DRAWS, _PERCENTILES = 64, (10, 50, 90)
 # Batches per timed epoch: after each one a supernet writes its checkpoint, which real epochs do seldom.
-_BATCHES = 3
+_BATCHES = 2
 # The first epoch warms up. Of the others most are timed, unless they take longer than this, but two at least.
 _EPOCHS, _ENOUGH_S = 8, 3.0
 # A sampler is timed with as many ratings as a short search has in the middle.
