@@ -54,7 +54,8 @@ class Schedule:
         if not self._folder.plan.exists():
             with self._console.progress("measuring what the parts cost"):
                 costs = measure_costs(self._config, task, targets, devices)
-            spent = {**self._folder.record["stages"], "plan": time.monotonic() - start}
+            stages = self._folder.record["stages"]
+            spent = {**stages, "plan": stages.get("plan", 0.0) + time.monotonic() - start}
             self._keep(make_plan(self._time_s, spent, costs, self._config.given))
         plan = self.plan
         rows = [[stage.name, stage.what, f"{stage.planned_s:.0f}", stage.why] for stage in plan.stages]
