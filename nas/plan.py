@@ -258,13 +258,13 @@ def make_plan(time_s: float, spent_s: Mapping[str, float], costs: Costs, given: 
     start_s = costs.supernet_start_s if oracle == "supernet" else 0.0
     epochs = int(given.get("final_epochs", costs.epochs_within(finals_s, macs, start_s)))
     trained_s = costs.makespan_s(epochs, macs, start_s)
-    what = "finalists" if search else "networks, the largest per latency bin,"
+    what = "finalists" if search else "largest per latency bin"
     share = f"{trained_s / left_s:.0%} of the time for training" if left_s else "nothing is left for them"
     stages = (
         *(Stage(name, "done", seconds, "measured") for name, seconds in spent_s.items()),
         *(search.stages if search else ()),
-        Stage("finalists", f"{finalists} {what} and {family} of the family, {epochs} epochs each", trained_s, share),
-        Stage("front", f"latency of these, beside {ANCHORS} others", front_s, f"{costs.measuring_s:.1f} s each"),
+        Stage("finalists", f"{finalists} {what}, {family} of the family, {epochs} epochs", trained_s, share),
+        Stage("front", f"measured beside {ANCHORS} others", front_s, f"{costs.measuring_s:.1f} s each"),
     )
     over_s = sum(stage.planned_s for stage in stages) - time_s
     if over_s > 0:

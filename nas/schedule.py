@@ -103,6 +103,12 @@ class Schedule:
         rows = [[name, f"{planned_s.get(name, 0):.0f}", f"{seconds:.0f}"] for name, seconds in used_s.items()]
         totals = ["all", f"{sum(planned_s.values()):.0f}", f"{sum(used_s.values()):.0f}"]
         self._console.table(f"time, of {plan.time_s:.0f} s", ["stage", "planned s", "used s"], [*rows, totals])
+        over_s = sum(used_s.values()) - plan.time_s
+        if over_s > 0:
+            slower = max(used_s, key=lambda name: used_s[name] - planned_s.get(name, 0))
+            self._console.say(
+                f"{over_s:.0f} s more than given, most of it in {slower}, which took longer than it was timed to"
+            )
         lines = {"given": f"{plan.time_s:.0f} s", "plan": plan.why, "final training": plan.settled}
         lines |= {f"{name}, planned and used": f"{planned}, {used} s" for name, planned, used in [*rows, totals]}
         self._folder.record["report"]["time"] = lines
