@@ -137,7 +137,8 @@ class Plan:
         """
         planned = self.settings["final_epochs"]
         before_s = sum(stage.planned_s for stage in self.stages if stage.name not in ("finalists", "front"))
-        used = f"{spent_s:.0f} s are used, {before_s:.0f} s were planned"
+        pace = costs.training_s(1) / self.costs.training_s(1)
+        used = f"{spent_s:.0f} s are used, {before_s:.0f} s were planned; a step takes {pace:.2f} x what it took then"
         start_s = costs.supernet_start_s if self.settings["oracle"] == "supernet" else 0.0
         if "final_epochs" in given:
             return replace(self, settled=f"{used}; finalists train {planned} epochs, as given")

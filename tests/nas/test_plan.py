@@ -206,7 +206,11 @@ def test_finalists_pay_for_what_took_longer() -> None:
     late = plan.settle(before_s + 300, macs, COSTS, {})
     left_s = seconds(plan)["finalists"] - 300
     assert late.settings["final_epochs"] == COSTS.epochs_within(left_s + 1e-6, macs) < planned
-    assert f"{before_s + 300:.0f} s are used, " in late.settled and f"({planned} were planned)" in late.settled
+    assert (
+        f"{before_s + 300:.0f} s are used, " in late.settled
+        and "1.00 x what it" in late.settled
+        and f"({planned} were planned)" in late.settled
+    )
     slower = plan.settle(before_s, macs, replace(COSTS, step_s=0.02), {})
     assert slower.settings["final_epochs"] < planned
     assert plan.settle(2 * plan.time_s, macs, COSTS, {}).settings["final_epochs"] == 1
