@@ -69,6 +69,11 @@ class RunFolder:
         return self.path / "rungs"
 
     @property
+    def plan(self) -> Path:
+        """How ``--time`` is divided."""
+        return self.path / "plan.json"
+
+    @property
     def cache(self) -> Path:
         """Decoded images."""
         return self.path / "data"
@@ -108,6 +113,11 @@ def read_record(path: Path) -> dict[str, Any]:
     return read_sealed(
         path / "run.json", SCHEMA_VERSION, "run record", "restore it from a copy, or begin anew with another --out"
     )
+
+
+def settings(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run by its record: those that it was told, or that its plan decided (``--time``)."""
+    return {**record["config"], **record["identity"], **record.get("planned", {})}
 
 
 @contextmanager

@@ -30,7 +30,7 @@ QUANTISATION_IMAGES = 64
 
 
 def choose_finalists(rated: Sequence[Evaluated], count: int, device: int) -> list[Evaluated]:
-    """Return ``count`` candidates spread over the front, and the best of the baseline family if it is not one.
+    """Return ``count`` candidates spread over the front, by rising latency.
 
     The front's range of log latency is split into ``count`` equal bins that take turns; a front of fewer
     candidates is filled up with the best dominated ones, for ratings are noisy.
@@ -48,12 +48,7 @@ def choose_finalists(rated: Sequence[Evaluated], count: int, device: int) -> lis
     # The best of every bin, then the second of every bin, and so on; at last the dominated.
     turns = [t for turn in zip_longest(*bins.values()) for t in turn if t is not None]
     dominated = sorted((t for t in rated if t not in front), key=lambda t: -t.accuracy)
-    finalists = {t.architecture.id: t for t in [*turns, *dominated][:count]}
-    family = [t for t in rated if t.origin == "baseline"]
-    if family:
-        best = max(family, key=lambda t: t.accuracy)
-        finalists.setdefault(best.architecture.id, best)
-    return sorted(finalists.values(), key=lambda t: t.ms[device])
+    return sorted([*turns, *dominated][:count], key=lambda t: t.ms[device])
 
 
 @dataclass(frozen=True)
