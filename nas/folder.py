@@ -86,6 +86,10 @@ class RunFolder:
         """Return the finalists' latencies on a device."""
         return self.path / "measured" / f"{device.slug}.json"
 
+    def shortlist(self, device: Device) -> Path:
+        """Return the latencies of untrained candidates on a device."""
+        return self.path / "measured" / f"{device.slug}.shortlist.json"
+
     def save(self) -> None:
         """Write the record."""
         write_sealed(self.path / "run.json", SCHEMA_VERSION, self.record)

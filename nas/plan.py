@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from latency.build import ANCHORS
+from nas.delivery.shortlist import WIDER
 
 FAMILY = 3
 # Longer trainings of the finalists gain more than any refinement of the search: they get more than half of the time.
@@ -247,8 +248,10 @@ def make_plan(time_s: float, spent_s: Mapping[str, float], costs: Costs, given: 
         given: settings that stay as they are, whatever they cost.
     """
     family = int(given.get("family", FAMILY))
-    front_s = costs.front_s(costs.devices * int(given.get("finalists", FINALISTS[1])) + family)
-    left_s = max(0.0, (1 - RESERVE) * time_s - sum(spent_s.values()) - front_s)
+    most = costs.devices * int(given.get("finalists", FINALISTS[1]))
+    front_s = costs.front_s(most + family)
+    short_s = costs.measuring_s * WIDER * most if given.get("budget_ms") else 0.0
+    left_s = max(0.0, (1 - RESERVE) * time_s - sum(spent_s.values()) - front_s - short_s)
     long_epochs = int(given.get("final_epochs", _within(_LONG_EPOCHS, math.ceil(_LONG_STEPS / costs.steps))))
     long_s = (costs.training_s(long_epochs) + costs.delivery_s) / costs.workers
     search, oracle, why = _searched(left_s, long_s, long_epochs, costs, given)
@@ -259,13 +262,14 @@ def make_plan(time_s: float, spent_s: Mapping[str, float], costs: Costs, given: 
     start_s = costs.supernet_start_s if oracle == "supernet" else 0.0
     epochs = int(given.get("final_epochs", costs.epochs_within(finals_s, macs, start_s)))
     trained_s = costs.makespan_s(epochs, macs, start_s)
-    what = "finalists" if search else "largest per latency bin"
+    what, each = "finalists" if search else "largest per latency bin", f"{costs.measuring_s:.1f} s each"
     share = f"{trained_s / left_s:.0%} of the time for training" if left_s else "nothing is left for them"
     stages = (
         *(Stage(name, "done", seconds, "measured") for name, seconds in spent_s.items()),
         *(search.stages if search else ()),
+        *([Stage("shortlist", f"up to {WIDER * most} measured", short_s, each)] if search and short_s else []),
         Stage("finalists", f"{finalists} {what}, {family} of the family, {epochs} epochs", trained_s, share),
-        Stage("front", f"measured beside {ANCHORS} others", front_s, f"{costs.measuring_s:.1f} s each"),
+        Stage("front", f"measured beside {ANCHORS} others", front_s, each),
     )
     over_s = sum(stage.planned_s for stage in stages) - time_s
     if over_s > 0:

@@ -16,6 +16,7 @@ from nas.config import SearchConfig, make_space, parse_input, require_space
 from nas.delivery.choice import Finalist, choose, choose_unsearched
 from nas.delivery.finalists import FinalTraining, Trained, finished
 from nas.delivery.front import Front
+from nas.delivery.shortlist import shortlist
 from nas.folder import RunFolder
 from nas.measuring import Console, device_fronts, make_targets
 from nas.reuse import Reused, add_ratings, lacking, take_finalists, take_over, tell_reused
@@ -149,8 +150,12 @@ class _Run:
         rated = self._search(task, targets) if self.schedule is None or self.schedule.plan.search else None
         if reused is not None:
             self._tell_seconds()
+        short = rated
+        if rated and self.config.budget_ms is not None:
+            with self.folder.stage("shortlist"):
+                short = shortlist(self.folder, self.console, self.devices, targets, rated, self.config.finalists)
         with self.folder.stage("finalists"):
-            finalists = self._choose(task, targets, rated)
+            finalists = self._choose(task, targets, rated, short)
             trained = self._train_finalists(task, [finalist.architecture for finalist in finalists])
         with self.folder.stage("front"):
             front = self._front(task, targets, finalists, trained)
@@ -261,10 +266,16 @@ class _Run:
                 executor.close()
         return [values[job.id] for job in jobs]
 
-    def _choose(self, task: Task, targets: list[TableTarget], rated: list[Evaluated] | None) -> list[Finalist]:
-        """Return what to train to the end; ``rated`` is None where nothing was searched."""
+    def _choose(
+        self,
+        task: Task,
+        targets: list[TableTarget],
+        rated: list[Evaluated] | None,
+        short: list[Evaluated] | None,
+    ) -> list[Finalist]:
+        """Return what to train to the end, the best of ``short``; both are None where nothing was searched."""
         config, path, space = self.config, self.folder.path, task.space
-        if rated is None:
+        if rated is None or short is None:
             open_study(self.folder.journal, [metric(target.kind, target.device) for target in targets])
             finalists = choose_unsearched(path, space, targets, config.seed, config.finalists, config.family)
         else:
@@ -272,7 +283,7 @@ class _Run:
                 raise RunFailed("no candidate within the budget was rated; give more --trials")
             known = [*(trial.architecture for trial in rated), *family_within(space, targets)]
             take_finalists(config, self.folder, self.console, known, self.devices)
-            finalists = choose(path, space, targets, rated, config.finalists, config.family)
+            finalists = choose(path, space, targets, rated, short, config.finalists, config.family)
         if self.schedule:
             self.config = self.schedule.settle(task, [finalist.architecture for finalist in finalists])
         return finalists

@@ -29,13 +29,14 @@ class Finalist:
 
 
 def choose(
-    folder: Path, space: SearchSpace, targets: Sequence[Target], rated: Sequence[Evaluated], finalists: int, family: int
-) -> list[Finalist]:
-    """Return ``finalists`` of a search on each device, and ``family`` members of the hand-made family beside them.
+    folder: Path, space: SearchSpace, targets: Sequence[Target], rated: Sequence[Evaluated], short: Sequence[Evaluated],
+    finalists: int, family: int,
+) -> list[Finalist]:  # fmt: skip
+    """Return the best ``finalists`` of the shortlist on each device, and ``family`` members of the hand-made family.
 
-    What an earlier session trained in ``folder`` stays, also if fewer are wanted now.
+    What of ``rated`` an earlier session trained in ``folder`` stays, also if fewer are wanted now.
     """
-    chosen = [trial for device in range(len(targets)) for trial in choose_finalists(rated, finalists, device)]
+    chosen = [trial for device in range(len(targets)) for trial in choose_finalists(short, finalists, device)]
     chosen += [trial for trial in rated if finished(folder, trial.architecture)]
     found = [Finalist(t.architecture, t.origin, t.accuracy, t.ms) for t in chosen]
     ratings = {trial.architecture.id: trial.accuracy for trial in rated}

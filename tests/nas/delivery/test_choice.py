@@ -35,7 +35,7 @@ def test_members_are_chosen_by_latency_and_rated_where_they_were(tmp_path: Path)
     ratings = {t.architecture.id: t.accuracy for t in rated()}
     wanted = {a.id for a in spread_family(SPACE, targets(), 3)}
     for trials in (rated(), rated()[: len(OTHERS)]):
-        found = choose(tmp_path, SPACE, targets(), trials, 2, 3)
+        found = choose(tmp_path, SPACE, targets(), trials, trials, 2, 3)
         family = {f.architecture.id: f for f in found if f.origin == "baseline"}
         assert wanted <= family.keys()
         known = {t.architecture.id for t in trials}
@@ -46,21 +46,22 @@ def test_members_are_chosen_by_latency_and_rated_where_they_were(tmp_path: Path)
 
 
 def test_members_that_the_search_found_are_the_family_s(tmp_path: Path) -> None:
-    found = choose(tmp_path, SPACE, targets(), rated(), 20, 0)
+    found = choose(tmp_path, SPACE, targets(), rated(), rated(), 20, 0)
     members = {a.id for a in SPACE.baseline_family()}
     assert len(found) == len(rated())
     assert all((f.origin == "baseline") == (f.architecture.id in members) for f in found)
 
 
 def test_none_of_the_family(tmp_path: Path) -> None:
-    found = choose(tmp_path, SPACE, targets(), rated()[: len(OTHERS)], 2, 0)
+    trials = rated()[: len(OTHERS)]
+    found = choose(tmp_path, SPACE, targets(), trials, trials, 2, 0)
     assert found and all(f.origin == "search" for f in found)
 
 
 def test_what_is_trained_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = {OTHERS[0].id, SPACE.baseline_family()[1].id}
     monkeypatch.setattr(module, "finished", lambda _, a: a.id in trained)
-    found = choose(tmp_path, SPACE, targets(), rated(), 1, 0)
+    found = choose(tmp_path, SPACE, targets(), rated(), rated(), 1, 0)
     assert trained <= {f.architecture.id for f in found}
 
 
