@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from latency.device import Device
 from nas.search.samplers import LEARNED, SamplerKind
 from nas.training.oracle import OracleKind
+from nas.training.paths import PathKind
 from nas.training.recorded import PREFIX, Source
 from search_spaces.block import Shape
 from search_spaces.errors import InputError, unknown
@@ -45,6 +46,7 @@ class SearchConfig(BaseModel):
     seed: int = Field(0, ge=0)
     finalists: int = Field(6, ge=1)
     supernet_steps: int = Field(2000, ge=1)
+    supernet_paths: PathKind = "single"
     proxy_epochs: int = Field(3, ge=1)
     final_epochs: int = Field(30, ge=1)
     rank_networks: int = Field(8, ge=0)

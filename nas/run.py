@@ -28,6 +28,7 @@ from nas.search.study import Driver, enqueue, first_candidates, open_study
 from nas.search.target import TableTarget, Target, metric
 from nas.training.data import Dataset, load_dataset
 from nas.training.oracle import OracleKind, RungOracle, Task, TrainOracle, make_oracle
+from nas.training.paths import require_paths
 from nas.training.report import free_scores, rank_report
 from nas.training.train import Recipe
 from predictors.features import feature_matrix
@@ -134,6 +135,7 @@ class _Run:
             space = make_space(self.config.space, data.input_shape, len(data.classes))
             if self.config.sampler == "dnas":
                 require_layers(space)
+            require_paths(self.config.supernet_paths, space)
         task = self._task(space, data)
         with self.folder.stage("table"):
             targets = make_targets(self.config, self.folder, self.console, space, self.devices)
@@ -176,7 +178,10 @@ class _Run:
         epochs = math.ceil(config.supernet_steps / per_epoch)
         learned = config.sampler in LEARNED
         supernet = self.folder.supernet if config.oracle == "supernet" or learned else None
-        return Task(space, config.data, self.size, self.folder.cache, config.seed, supernet, Recipe(epochs), learned)
+        return Task(
+            space, config.data, self.size, self.folder.cache, config.seed, supernet, Recipe(epochs), learned,
+            config.supernet_paths,
+        )  # fmt: skip
 
     def _train_supernet(self, task: Task) -> None:
         if task.supernet is None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nas.cli.app import Config, Data, Device, Input, Json, Seed, Space, app
+from nas.cli.app import Config, Data, Device, Input, Json, Seed, Space, SupernetPaths, app
 from nas.cli.console import Terminal, console, show_front
 from nas.config import SearchConfig
 from nas.delivery.front import Front, RecordedFront, load_front
@@ -77,6 +77,7 @@ def search(
     supernet_steps: Annotated[
         int, typer.Option(help="Training steps of the supernet, rounded up to whole epochs.")
     ] = _DEFAULT["supernet_steps"],
+    supernet_paths: SupernetPaths = _DEFAULT["supernet_paths"],
     proxy_epochs: Annotated[
         int, typer.Option(help="Epochs per candidate with --oracle train, and of the rank check.")
     ] = _DEFAULT["proxy_epochs"],

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from nas.training.data import Dataset, Split, load_dataset, parted
+from nas.training.paths import PathKind
 from nas.training.supernet import Supernet
 from nas.training.train import Progress, Recipe, accuracy, recalibrate, train
 from search_spaces.architecture import Architecture
@@ -44,6 +45,7 @@ class Task:
     supernet: Path | None
     supernet_recipe: Recipe
     parted: bool = False
+    supernet_paths: PathKind = "single"
 
     def __getstate__(self) -> dict[str, object]:
         """Leave the decoded data behind: a worker maps it from the cache instead of receiving a copy."""
@@ -70,7 +72,8 @@ class Task:
         """Return the trained supernet; its checkpoint is resumed, or read if it is whole."""
         assert self.supernet is not None
         supernet = Supernet(self.space, self.seed)
-        return supernet.fit(self.supernet_data, self.supernet_recipe, self.seed, self.supernet, progress)
+        data, recipe, seed = self.supernet_data, self.supernet_recipe, self.seed
+        return supernet.fit(data, recipe, seed, self.supernet, progress, self.supernet_paths)
 
     def fresh(self, architecture: Architecture) -> nn.Module:
         """Return an untrained network whose weights depend on the seed and the architecture alone."""

@@ -98,7 +98,8 @@ CHANGEABLE = {
 }  # fmt: skip
 DECISIVE = {
     "data": "other", "space": "other", "device": ("cpu:int8",), "budget_ms": 3.0, "input": "16", "oracle": "train",
-    "sampler": "random", "seed": 1, "supernet_steps": 5, "proxy_epochs": 5, "final_epochs": 5, "rank_networks": 0,
+    "sampler": "random", "seed": 1, "supernet_steps": 5, "supernet_paths": "fair",
+    "proxy_epochs": 5, "final_epochs": 5, "rank_networks": 0,
 }  # fmt: skip
 
 
