@@ -1,0 +1,70 @@
+"""Several scores of a network made one: stacked regression (Wolpert, Stacked Generalization, 1992)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.linear_model import RidgeCV
+
+from predictors.warp import RankWarp
+
+# From next to none to so much that the weights only say how well each score correlates by itself.
+_PENALTIES = np.logspace(-1, 3, 9)
+# No score counts further beyond those that were observed, in standard deviations: lines drawn out are guesses.
+_BEYOND = 1.0
+
+
+@dataclass(frozen=True)
+class StackedRating:
+    """A weighted sum of scores that predicts the accuracy of a network after training.
+
+    Scores and accuracies count as the normal quantiles of their ranks (``RankWarp``) among the networks that were
+    observed, so it does not matter whether a score is a count or its logarithm.
+
+    ``observed`` are the scores of those networks by name, ``trained`` their accuracies in [0, 1], ``weights`` what a
+    standard deviation of each score is worth, in standard deviations of the accuracy.
+    """
+
+    observed: dict[str, list[float]]
+    trained: list[float]
+    weights: dict[str, float]
+
+    @classmethod
+    def fit(cls, scores: Mapping[str, Sequence[float]], trained: Sequence[float]) -> "StackedRating":
+        """Learn the weights by ridge regression, its penalty by leave-one-out cross-validation."""
+        observed = {name: _finite(values) for name, values in scores.items()}
+        found = cls(observed, list(map(float, trained)), dict.fromkeys(observed, 0.0))
+        ridge = RidgeCV(_PENALTIES, fit_intercept=False).fit(
+            found._quantiles(observed), RankWarp(np.array(found.trained)).z
+        )
+        return cls(observed, found.trained, dict(zip(observed, map(float, ridge.coef_), strict=True)))
+
+    def predict(self, scores: Mapping[str, Sequence[float]]) -> NDArray:
+        """Return the predicted accuracy (n,), in [0, 1], of networks by all of their scores (n,)."""
+        latent = self._quantiles(scores) @ np.array(list(self.weights.values()))
+        return np.clip(RankWarp(np.array(self.trained)).back(latent), 0.0, 1.0)
+
+    def _quantiles(self, scores: Mapping[str, Sequence[float]]) -> NDArray:
+        columns = []
+        for name, values in self.observed.items():
+            warp = RankWarp(np.array(values))
+            there = warp.there(np.asarray(scores[name], float))
+            columns.append(np.clip(there, warp.knots[0] - _BEYOND, warp.knots[-1] + _BEYOND))
+        return np.stack(columns, axis=1)
+
+
+def _finite(values: Sequence[float]) -> list[float]:
+    """Return scores of which the lowest stands for minus infinity, as networks without any signal get."""
+    finite = [float(value) for value in values if np.isfinite(value)]
+    return [max(float(value), min(finite, default=0.0)) for value in values]
+
+
+def leave_one_out(scores: Mapping[str, Sequence[float]], trained: Sequence[float]) -> NDArray:
+    """Return for each network (n,) the accuracy that ``StackedRating`` predicts from all the others."""
+    predicted = []
+    for i in range(len(trained)):
+        rest = {name: [*values[:i], *values[i + 1 :]] for name, values in scores.items()}
+        fitted = StackedRating.fit(rest, [*trained[:i], *trained[i + 1 :]])
+        predicted.append(fitted.predict({name: [values[i]] for name, values in scores.items()})[0])
+    return np.array(predicted)
