@@ -153,7 +153,6 @@ class Scores:
     def __init__(self, task: Task) -> None:
         self._task = task
         self._oracle = SupernetOracle(task)
-        self._supernet = task.train_supernet()
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
         """Return the scores by name."""
@@ -161,7 +160,7 @@ class Scores:
         free = {name: values[0] for name, values in counts(task.space, [architecture]).items()}
         return {
             INHERITED: self._oracle.rate(architecture),
-            BY_BATCH: accuracy_by_batch(self._supernet, architecture, task),
+            BY_BATCH: accuracy_by_batch(self._oracle.supernet, architecture, task),
             **free,
             NASWOT: task.naswot(architecture),
             SYNFLOW: synflow(task.fresh(architecture), task.space.input_shape),

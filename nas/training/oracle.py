@@ -116,12 +116,12 @@ class SupernetOracle:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._supernet = task.train_supernet()
+        self.supernet = task.train_supernet()
 
     def rate(self, architecture: Architecture) -> float:
         """Return the inherited or the predicted accuracy, in [0, 1]."""
         task = self._task
-        network = recalibrate(self._supernet.inherit(architecture), task.dataset)
+        network = recalibrate(self.supernet.inherit(architecture), task.dataset)
         inherited = accuracy(network, task.rating_split, task.dataset)
         if task.rating is None:
             return inherited
