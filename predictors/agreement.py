@@ -112,15 +112,16 @@ class Ceiling:
     def of(cls, accuracies: NDArray) -> "Ceiling | None":
         """Compare the columns of ``accuracies`` (networks, seeds); None for a single seed.
 
-        The reliability follows from the mean correlation between seeds (Spearman, 1910; Brown, 1910).
+        The reliability of ranks follows from Spearman's rho between seeds (Spearman, 1910; Brown, 1910). The linear
+        correlation would mislead: a few networks that learn little make it high, whatever the order of the rest.
         """
         seeds = accuracies.shape[1]
         pairs = list(combinations(accuracies.T, 2))
         if not pairs:
             return None
-        ranked = np.mean([_correlations(_signs(one), _signs(other)) for one, other in pairs], axis=0)
-        linear = max(0.0, float(np.mean([_cosine(one - one.mean(), other - other.mean()) for one, other in pairs])))
-        return cls(seeds, float(ranked[0]), float(ranked[1]), seeds * linear / (1 + (seeds - 1) * linear))
+        rho, tau = np.mean([_correlations(_signs(one), _signs(other)) for one, other in pairs], axis=0)
+        known = max(0.0, float(rho))
+        return cls(seeds, float(rho), float(tau), seeds * known / (1 + (seeds - 1) * known))
 
     def text(self) -> str:
         """Return the ceiling in one line."""

@@ -1,11 +1,16 @@
-"""Several scores of a network made one: stacked regression (Wolpert, Stacked Generalization, 1992)."""
+"""Several scores of a network made one: stacked regression (Breiman, Stacked Regressions, 1996).
 
+Weights are not negative, as there: every score rises with the accuracy or says nothing, and scores that are nearly the
+same would else be weighed against each other by chance.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import RidgeCV
+from scipy.optimize import nnls
 
 from predictors.warp import RankWarp
 
@@ -35,10 +40,10 @@ class StackedRating:
         """Learn the weights by ridge regression, its penalty by leave-one-out cross-validation."""
         observed = {name: _finite(values) for name, values in scores.items()}
         found = cls(observed, list(map(float, trained)), dict.fromkeys(observed, 0.0))
-        ridge = RidgeCV(_PENALTIES, fit_intercept=False).fit(
-            found._quantiles(observed), RankWarp(np.array(found.trained)).z
-        )
-        return cls(observed, found.trained, dict(zip(observed, map(float, ridge.coef_), strict=True)))
+        quantiles, wanted = found._quantiles(observed), RankWarp(np.array(found.trained)).z
+        penalty = min(_PENALTIES, key=lambda each: _error(quantiles, wanted, each))
+        weights = map(float, _ridge(quantiles, wanted, penalty))
+        return cls(observed, found.trained, dict(zip(observed, weights, strict=True)))
 
     def predict(self, scores: Mapping[str, Sequence[float]]) -> NDArray:
         """Return the predicted accuracy (n,), in [0, 1], of networks by all of their scores (n,)."""
@@ -52,6 +57,19 @@ class StackedRating:
             there = warp.there(np.asarray(scores[name], float))
             columns.append(np.clip(there, warp.knots[0] - _BEYOND, warp.knots[-1] + _BEYOND))
         return np.stack(columns, axis=1)
+
+
+def _ridge(Z: NDArray, z: NDArray, penalty: float) -> NDArray:
+    """Return the weights (d,), none negative, of ridge regression on columns (n, d) of mean 0."""
+    d = Z.shape[1]
+    found, _ = nnls(np.vstack([Z, math.sqrt(penalty) * np.eye(d)]), np.append(z, np.zeros(d)))
+    return np.asarray(found)
+
+
+def _error(Z: NDArray, z: NDArray, penalty: float) -> float:
+    """Return the squared error of predicting each row from all the others."""
+    kept = ~np.eye(len(z), dtype=bool)
+    return sum(float(z[i] - Z[i] @ _ridge(Z[rest], z[rest], penalty)) ** 2 for i, rest in enumerate(kept))
 
 
 def _finite(values: Sequence[float]) -> list[float]:
