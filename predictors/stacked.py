@@ -47,8 +47,11 @@ class StackedRating:
 
     def predict(self, scores: Mapping[str, Sequence[float]]) -> NDArray:
         """Return the predicted accuracy (n,), in [0, 1], of networks by all of their scores (n,)."""
-        latent = self._quantiles(scores) @ np.array(list(self.weights.values()))
-        return np.clip(RankWarp(np.array(self.trained)).back(latent), 0.0, 1.0)
+        return np.clip(RankWarp(np.array(self.trained)).back(self.standing(scores)), 0.0, 1.0)
+
+    def standing(self, scores: Mapping[str, Sequence[float]]) -> NDArray:
+        """Return where networks (n,) stand among those that were observed, as normal quantiles."""
+        return np.asarray(self._quantiles(scores) @ np.array(list(self.weights.values())))
 
     def _quantiles(self, scores: Mapping[str, Sequence[float]]) -> NDArray:
         columns = []
@@ -79,10 +82,13 @@ def _finite(values: Sequence[float]) -> list[float]:
 
 
 def leave_one_out(scores: Mapping[str, Sequence[float]], trained: Sequence[float]) -> NDArray:
-    """Return for each network (n,) the accuracy that ``StackedRating`` predicts from all the others."""
-    predicted = []
+    """Return for each network (n,) where ``StackedRating`` places it among all the others, which it is fitted to.
+
+    Predicted accuracies would be biased against it: without a good network those of the others have a lower median.
+    """
+    placed = []
     for i in range(len(trained)):
         rest = {name: [*values[:i], *values[i + 1 :]] for name, values in scores.items()}
         fitted = StackedRating.fit(rest, [*trained[:i], *trained[i + 1 :]])
-        predicted.append(fitted.predict({name: [values[i]] for name, values in scores.items()})[0])
-    return np.array(predicted)
+        placed.append(fitted.standing({name: [values[i]] for name, values in scores.items()})[0])
+    return np.array(placed)

@@ -35,8 +35,8 @@ def free_scores(task: Task, architectures: Sequence[Architecture], kept: Path | 
 class Choice:
     """What the supernet oracle rates by: ``rating``, or the inherited accuracy where it is None; ``text`` says why.
 
-    ``combined`` are what ``rating``, or the one that was not chosen, predicts for each network from all the others;
-    None where the networks are too few.
+    ``combined`` is where ``rating``, or the one that was not chosen, places each network among all the others; None
+    where the networks are too few.
     """
 
     rating: StackedRating | None
