@@ -49,7 +49,7 @@ class SearchConfig(BaseModel):
     supernet_paths: PathKind = "single"
     proxy_epochs: int = Field(3, ge=1)
     final_epochs: int = Field(30, ge=1)
-    rank_networks: int = Field(8, ge=0)
+    rank_networks: int = Field(16, ge=0)
     table: Path | None = None
     accept_table: bool = False
     workers: int = Field(1, ge=1)

@@ -83,7 +83,10 @@ def search(
     ] = _DEFAULT["proxy_epochs"],
     final_epochs: Annotated[int, typer.Option(help="Epochs per finalist.")] = _DEFAULT["final_epochs"],
     rank_networks: Annotated[
-        int, typer.Option(help="Networks trained from scratch to check the supernet's ranking; 0 for none.")
+        int,
+        typer.Option(
+            help="Networks trained from scratch to check the supernet's ranking; 12 or more may change the rating."
+        ),
     ] = _DEFAULT["rank_networks"],
     table: Annotated[Path | None, typer.Option(help="Latency table to use instead of building one.")] = None,
     accept_table: Annotated[bool, typer.Option("--accept-table", help="Use a table with a large error.")] = False,
