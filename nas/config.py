@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 from latency.device import Device
 from nas.search.samplers import LEARNED, SamplerKind
 from nas.training.oracle import OracleKind
+from nas.training.paths import PathKind
 from nas.training.recipe import FINAL, Recipe
 from nas.training.recorded import PREFIX, Source
 from search_spaces.block import Shape
@@ -53,6 +54,7 @@ class SearchConfig(BaseModel):
     finalists: int = Field(6, ge=1)
     family: int = Field(3, ge=0)
     supernet_steps: int = Field(2000, ge=1)
+    supernet_paths: PathKind = "single"
     proxy_epochs: int = Field(3, ge=1)
     final_epochs: int = Field(FINAL.epochs, ge=1)
     label_smoothing: float = Field(FINAL.label_smoothing, ge=0, lt=1)
@@ -60,7 +62,7 @@ class SearchConfig(BaseModel):
     cutmix: float = Field(FINAL.cutmix, ge=0, allow_inf_nan=False)
     ema: float = Field(FINAL.ema, ge=0, lt=1)
     distil: float = Field(FINAL.distil, ge=0, le=1)
-    rank_networks: int = Field(8, ge=0)
+    rank_networks: int = Field(16, ge=0)
     table: Path | None = None
     accept_table: bool = False
     workers: int = Field(1, ge=1)

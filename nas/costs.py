@@ -139,7 +139,7 @@ def _supernet(task: Task, folder: Path) -> tuple[float, float]:
 
     def run(progress: Progress) -> None:
         data, checkpoint = _few(task.dataset), folder / "supernet.safetensors"
-        supernet.fit(data, Recipe(_EPOCHS), task.seed, checkpoint, progress)
+        supernet.fit(data, Recipe(_EPOCHS), task.seed, checkpoint, progress, task.supernet_paths)
 
     with all_cores():
         return made_s, _step_s(run)

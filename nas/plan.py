@@ -36,8 +36,9 @@ _SUPERNET_STEPS = 1700
 _MOST_TIMES = 4
 # At costs that differ by less, the supernet is preferred: finalists that inherit its weights gain .2 to .5 points.
 TIE = 0.1
-# Checking the supernet's ranking may take this share.
-_RANK_SHARE = 0.1
+# Checking the supernet's ranking by so many networks may take this share: of fewer, nothing better than inherited
+# accuracies can be learned, which alone rank no better than what is known for free.
+_RANKED, _RANK_SHARE = 16, 0.15
 # Host and estimates vary by some percent; the report takes some seconds.
 RESERVE = 0.05
 
@@ -213,7 +214,7 @@ def _short_trainings(time_s: float, costs: Costs, given: Mapping[str, Any]) -> _
 def _supernet(time_s: float, costs: Costs, given: Mapping[str, Any]) -> _Search:
     trials, epochs = _candidates(costs, given), _proxy_epochs(costs, given)
     network_s = (costs.training_s(epochs) + costs.rating_s) / costs.workers
-    ranked = int(given.get("rank_networks", 8 if 8 * network_s <= _RANK_SHARE * time_s else 0))
+    ranked = int(given.get("rank_networks", _RANKED if _RANKED * network_s <= _RANK_SHARE * time_s else 0))
     each_s = costs.rating_s / costs.workers + costs.proposal_s
     steps = int(given.get("supernet_steps", _SUPERNET_STEPS))
 
@@ -231,7 +232,7 @@ def _supernet(time_s: float, costs: Costs, given: Mapping[str, Any]) -> _Search:
     stages = (
         Stage("oracle", f"supernet, {steps} steps", trained_s(steps), f"{1000 * costs.supernet_step_s:.0f} ms a step"),
         Stage("rank check", f"{ranked} networks trained for {epochs} epochs", ranked * network_s,
-              f"{network_s:.2f} s each" if ranked else f"8 would take more than {_RANK_SHARE:.0%}"),
+              f"{network_s:.2f} s each" if ranked else f"{_RANKED} would take more than {_RANK_SHARE:.0%}"),
         Stage("search", f"{trials} candidates", costs.supernet_start_s + trials * each_s, f"{each_s:.2f} s each"),
     )  # fmt: skip
     settings = {"trials": trials, "proxy_epochs": epochs, "supernet_steps": steps, "rank_networks": ranked}

@@ -3,6 +3,7 @@
 import math
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -10,7 +11,6 @@ from typing import Any, cast
 import numpy as np
 
 from latency.device import Device
-from latency.files import read_sealed, write_sealed
 from latency.host import fingerprint
 from nas.config import SearchConfig, make_space, parse_input, require_space
 from nas.delivery.choice import Finalist, choose, choose_unsearched
@@ -18,6 +18,7 @@ from nas.delivery.finalists import FinalTraining, Trained, finished
 from nas.delivery.front import Front
 from nas.delivery.shortlist import shortlist
 from nas.folder import RunFolder
+from nas.jobs import RunFailed, run_jobs
 from nas.measuring import Console, device_fronts, make_targets
 from nas.reuse import Reused, add_ratings, lacking, take_finalists, take_over, tell_reused
 from nas.schedule import Schedule
@@ -28,12 +29,14 @@ from nas.search.executor import Work, all_cores, connect_ray, make_executor, one
 from nas.search.halving import Halving
 from nas.search.record import Evaluated, evaluated_trials
 from nas.search.samplers import LEARNED, make_sampler
+from nas.search.stratified import stratified
 from nas.search.study import Driver, enqueue, first_candidates, open_study
 from nas.search.target import TableTarget, Target, metric
 from nas.training.data import Dataset, load_dataset
 from nas.training.oracle import OracleKind, RungOracle, Task, TrainOracle, make_oracle
+from nas.training.paths import require_paths
 from nas.training.recipe import Recipe
-from nas.training.report import free_scores, rank_report
+from nas.training.report import RankReport, free_scores
 from predictors.features import feature_matrix
 from predictors.quality import PredictorQuality
 from search_spaces.architecture import Architecture
@@ -44,10 +47,6 @@ from search_spaces.space import SearchSpace
 _PREDICTED_FROM = 10
 
 
-class RunFailed(RuntimeError):
-    """A stage could not finish; what was finished is kept."""
-
-
 def run_search(config: SearchConfig, folder: RunFolder, console: Console) -> Front:
     """Carry a search from data to front; the same call again resumes it.
 
@@ -56,6 +55,26 @@ def run_search(config: SearchConfig, folder: RunFolder, console: Console) -> Fro
         RunFailed: a stage could not finish.
     """
     return _Run(config, folder, console).run()
+
+
+def prepare(config: SearchConfig, folder: RunFolder, console: Console) -> tuple[Task, TableTarget]:
+    """Carry a run from data to a trained supernet and a latency table of its first device.
+
+    Raises:
+        InputError: something given is wrong; nothing is damaged.
+    """
+    run = _Run(config, folder, console)
+    one_thread()
+    with folder.stage("data"):
+        data = run._load_data()
+        space = make_space(config.space, data.input_shape, len(data.classes))
+        require_paths(config.supernet_paths, space)
+    task = run._task(space, data)
+    with folder.stage("table"):
+        targets = make_targets(config, folder, console, space, run.devices)
+    with folder.stage("oracle"):
+        run._train_supernet(task)
+    return task, targets[0]
 
 
 def search_study(
@@ -139,6 +158,7 @@ class _Run:
             space = make_space(self.config.space, data.input_shape, len(data.classes))
             if self.config.sampler == "dnas":
                 require_layers(space)
+            require_paths(self.config.supernet_paths, space)
             if self.schedule:
                 self.schedule.require_time(space, self.devices)
         with self.folder.stage("table"):
@@ -167,7 +187,7 @@ class _Run:
         with self.folder.stage("oracle"):
             self._train_supernet(task)
         with self.folder.stage("rank check"):
-            self._check_ranks(task, targets)
+            task = self._check_ranks(task, targets)
         learned = self._learn(task, targets) if self.config.sampler in LEARNED else None
         with self.folder.stage("search"):
             factory = partial(_rating_work, task, self.config)
@@ -197,7 +217,10 @@ class _Run:
         epochs = math.ceil(config.supernet_steps / per_epoch)
         learned = config.sampler in LEARNED
         supernet = self.folder.supernet if config.oracle == "supernet" or learned else None
-        return Task(space, config.data, self.size, self.folder.cache, config.seed, supernet, Recipe(epochs), learned)
+        return Task(
+            space, config.data, self.size, self.folder.cache, config.seed, supernet, Recipe(epochs), learned,
+            config.supernet_paths,
+        )  # fmt: skip
 
     def _train_supernet(self, task: Task) -> None:
         if task.supernet is None:
@@ -222,20 +245,21 @@ class _Run:
         self.console.say("learned distribution: " + ", ".join(f"{label} {value}" for label, value in lines.items()))
         return learned
 
-    def _check_ranks(self, task: Task, targets: list[TableTarget]) -> None:
+    def _check_ranks(self, task: Task, targets: list[TableTarget]) -> Task:
+        """Return the task with what the supernet oracle rates by."""
         config, path = self.config, self.folder.ranks
         if config.oracle != "supernet" or config.rank_networks < 2 or (config.from_run and not path.exists()):
-            return
+            return task
         if not path.exists():
-            networks = _spread(task.space, targets[0], config.rank_networks, config.seed)
+            networks = stratified(task.space, targets[0], config.rank_networks, config.seed + 1)
             rated = self._map("rating networks", partial(_rating_work, task, config), networks)
             trained = self._map("training networks from scratch", partial(_scratch_work, task, config), networks)
-            report = rank_report(task, networks, rated, trained)
-            write_sealed(path, 1, {"lines": report.lines(), "epochs": config.proxy_epochs})
-        lines = read_sealed(path, 1, "rank report")["lines"]
+            RankReport.of(task, networks, rated, trained, config.proxy_epochs).save(path)
+        report = RankReport.load(path)
         title = f"rank of the supernet against {config.proxy_epochs} epochs from scratch"
-        self.folder.record["report"][title] = lines
-        self.console.say(f"{title}: " + ", ".join(f"{label} {value}" for label, value in lines.items()))
+        self.folder.record["report"][title] = report.lines
+        self.console.say(f"{title}: " + ", ".join(f"{label} {value}" for label, value in report.lines.items()))
+        return replace(task, rating=report.rating) if report.rating else task
 
     def _tell_seconds(self) -> None:
         """Say how long the search for another device or budget took, without measuring and final training."""
@@ -247,24 +271,8 @@ class _Run:
 
     def _map(self, title: str, factory: Callable[[], Work], jobs: list[Architecture]) -> list[Any]:
         """Run one job per architecture and return the values in order."""
-        values: dict[str, Any] = {}
-        if not jobs:
-            return []
-        with self.console.progress(title) as progress:
-            executor = make_executor(factory, self.config.workers, self.config.ray)
-            try:
-                for job in jobs:
-                    executor.submit(job.id, job)
-                while len(values) < len(jobs):
-                    progress(len(values), len(jobs))
-                    outcome = executor.next()
-                    if outcome.error is not None:
-                        raise RunFailed(f"{title}: {outcome.key} failed with {outcome.error}")
-                    values[str(outcome.key)] = outcome.value
-                progress(len(values), len(jobs))
-            finally:
-                executor.close()
-        return [values[job.id] for job in jobs]
+        named = {job.id: job for job in jobs}
+        return list(run_jobs(self.config, self.console, title, factory, named).values())
 
     def _choose(
         self,
@@ -308,13 +316,6 @@ class _Run:
         )  # fmt: skip
         front.save(self.folder.path)
         return front
-
-
-def _spread(space: SearchSpace, target: Target, count: int, seed: int) -> list[Architecture]:
-    candidates = first_candidates(space, [target], 10**6, seed + 1)
-    networks = [architecture for architecture, origin in candidates if origin == "random"]
-    picks = np.linspace(0, len(networks) - 1, min(count, len(networks))).round().astype(int)
-    return [networks[i] for i in picks]
 
 
 def _rating_work(task: Task, config: SearchConfig) -> Work:

@@ -3,7 +3,7 @@
 import sys
 
 # Importing the modules registers their commands.
-from nas.cli import measure, search, spaces, tables, train  # noqa: F401
+from nas.cli import measure, search, spaces, supernet, tables, train  # noqa: F401
 from nas.cli.app import app
 from nas.cli.errors import exit_code
 

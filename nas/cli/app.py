@@ -8,6 +8,7 @@ import typer
 
 from nas import config as settings
 from nas.config import SPACES
+from nas.training.paths import PathKind
 from search_spaces.errors import InputError, unknown
 
 app = typer.Typer(
@@ -66,6 +67,10 @@ Device = Annotated[
 AnyDevice = Annotated[list[str] | None, typer.Option("--device", help="A device; may be given several times.")]
 OneDevice = Annotated[str, typer.Option("--device", help="Target device; see `nas devices`.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Fixes every random choice.")]
+SupernetPaths = Annotated[
+    PathKind,
+    typer.Option(help="Paths that each step of the supernet trains: a random one, one per candidate, or four."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 Data = Annotated[
     str,

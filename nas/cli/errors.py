@@ -10,7 +10,7 @@ import typer
 
 from latency.measure import MeasuringFailed
 from nas.delivery.export import ExportFailed
-from nas.run import RunFailed
+from nas.jobs import RunFailed
 from nas.search.study import SearchFailed
 from nas.training.train import TrainingDiverged
 from search_spaces.errors import InputError

@@ -21,6 +21,7 @@ from nas.cli.app import (
     Mixup,
     Seed,
     Space,
+    SupernetPaths,
     app,
 )
 from nas.cli.console import Terminal, console, show_front
@@ -102,6 +103,7 @@ def search(
     supernet_steps: Annotated[
         int, typer.Option(help="Training steps of the supernet, rounded up to whole epochs.")
     ] = _DEFAULT["supernet_steps"],
+    supernet_paths: SupernetPaths = _DEFAULT["supernet_paths"],
     proxy_epochs: Annotated[
         int, typer.Option(help="Epochs per candidate with --oracle train, and of the rank check.")
     ] = _DEFAULT["proxy_epochs"],
@@ -119,7 +121,10 @@ def search(
         ),
     ] = _DEFAULT["distil"],
     rank_networks: Annotated[
-        int, typer.Option(help="Networks trained from scratch to check the supernet's ranking; 0 for none.")
+        int,
+        typer.Option(
+            help="Networks trained from scratch to check the supernet's ranking; 12 or more may change the rating."
+        ),
     ] = _DEFAULT["rank_networks"],
     table: Annotated[Path | None, typer.Option(help="Latency table to use instead of building one.")] = None,
     accept_table: Annotated[bool, typer.Option("--accept-table", help="Use a table with a large error.")] = False,

@@ -78,37 +78,6 @@ def read_study(journal: Path) -> Study:
         raise InputError(f"{journal} is damaged: it holds no study") from None
 
 
-def fastest(space: SearchSpace, predict_ms: Callable[[Architecture], float], seed: int) -> Architecture:
-    """Return the architecture with the lowest predicted latency.
-
-    The best of many draws is improved one decision at a time.
-    Where decisions are independent and latencies add up, as in tables of layers, this is exact.
-    """
-    rng = np.random.default_rng(seed)
-    best = min((sample_spread(space, rng) for _ in range(200)), key=predict_ms)
-    while True:
-        better = min(_neighbours(space, best), key=predict_ms)
-        if predict_ms(better) >= predict_ms(best):
-            return best
-        best = better
-
-
-def _neighbours(space: SearchSpace, architecture: Architecture) -> list[Architecture]:
-    recorded = dict(architecture.decisions)
-    options: dict[str, tuple[str, ...]] = {}
-
-    def remember(name: str, known: Sequence[str]) -> str:
-        options[name] = tuple(known)
-        return recorded[name]
-
-    space.decide(remember)
-
-    def changed(to: dict[str, str]) -> Architecture:
-        return space.decide(lambda name, known: to[name] if to.get(name) in known else known[0])
-
-    return [changed({**recorded, name: option}) for name, known in options.items() for option in known]
-
-
 def first_candidates(
     space: SearchSpace, targets: Sequence[Target], trials: int, seed: int
 ) -> list[tuple[Architecture, str]]:

@@ -1,6 +1,7 @@
 """Oracles: what rates an architecture during the search."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -10,15 +11,29 @@ import numpy as np
 import torch
 from torch import nn
 
-from nas.training.data import Dataset, Split, load_dataset, parted
+from nas.training.data import Dataset, Split, load_dataset, parted, to_tensor
+from nas.training.paths import PathKind
 from nas.training.supernet import Supernet
 from nas.training.train import Progress, Recipe, accuracy, recalibrate, train
+from predictors.stacked import StackedRating
+from predictors.zero_cost import naswot
 from search_spaces.architecture import Architecture
 from search_spaces.block import Shape
 from search_spaces.space import SearchSpace
 
 # The standard error of an accuracy over this many images is below a percent; more would cost more than it tells.
 RATING_IMAGES = 2000
+NASWOT_IMAGES = 64
+INHERITED, MACS, PARAMETERS, NASWOT = "inherited accuracy", "MACs", "parameters", "naswot"
+"""The names of the scores that a rating may be made of."""
+
+
+def counts(space: SearchSpace, architectures: Sequence[Architecture]) -> dict[str, list[float]]:
+    """Return the scores that need no network: MACs and parameters of each architecture."""
+    return {
+        MACS: [float(space.macs(a)) for a in architectures],
+        PARAMETERS: [float(space.params(a)) for a in architectures],
+    }
 
 
 class AccuracyOracle(Protocol):
@@ -33,7 +48,8 @@ class AccuracyOracle(Protocol):
 class Task:
     """A space, the data to train on, and where a trained supernet lies: all that a worker needs to know.
 
-    ``parted`` tells that the supernet leaves a part of the training images for a distribution to learn from.
+    ``parted`` tells that the supernet leaves a part of the training images for a distribution to learn from. ``rating``
+    is what the supernet's ratings are made of, where they are not the inherited accuracies themselves.
     """
 
     space: SearchSpace
@@ -44,6 +60,8 @@ class Task:
     supernet: Path | None
     supernet_recipe: Recipe
     parted: bool = False
+    supernet_paths: PathKind = "single"
+    rating: StackedRating | None = None
 
     def __getstate__(self) -> dict[str, object]:
         """Leave the decoded data behind: a worker maps it from the cache instead of receiving a copy."""
@@ -62,35 +80,53 @@ class Task:
     @cached_property
     def rating_split(self) -> Split:
         """A fixed sample of the validation split."""
-        val = self.dataset.val
-        rows = np.sort(np.random.default_rng(self.seed).permutation(len(val))[:RATING_IMAGES])
-        return Split(val.images[rows], val.labels[rows])
+        return self.sampled(self.dataset.val)
+
+    def sampled(self, split: Split) -> Split:
+        """Return a fixed sample of a split, large enough to compare networks on."""
+        rows = np.sort(np.random.default_rng(self.seed).permutation(len(split))[:RATING_IMAGES])
+        return Split(split.images[rows], split.labels[rows])
 
     def train_supernet(self, progress: Progress = lambda done, total: None) -> Supernet:
         """Return the trained supernet; its checkpoint is resumed, or read if it is whole."""
         assert self.supernet is not None
         supernet = Supernet(self.space, self.seed)
-        return supernet.fit(self.supernet_data, self.supernet_recipe, self.seed, self.supernet, progress)
+        data, recipe, seed = self.supernet_data, self.supernet_recipe, self.seed
+        return supernet.fit(data, recipe, seed, self.supernet, progress, self.supernet_paths)
 
-    def fresh(self, architecture: Architecture) -> nn.Module:
-        """Return an untrained network whose weights depend on the seed and the architecture alone."""
-        digest = hashlib.sha256(f"{self.seed} {architecture.text}".encode()).digest()
+    def fresh(self, architecture: Architecture, repeat: int = 0) -> nn.Module:
+        """Return an untrained network whose weights depend on seed, architecture and ``repeat`` alone."""
+        digest = hashlib.sha256(f"{self.seed + repeat} {architecture.text}".encode()).digest()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int.from_bytes(digest[:7], "big"))
             return self.space.build(architecture)
 
+    def naswot(self, architecture: Architecture) -> float:
+        """Return the naswot score of an untrained network on the first training images."""
+        data = self.dataset
+        images = to_tensor(data.train.images[:NASWOT_IMAGES], data.mean, data.std)
+        return naswot(self.fresh(architecture), images)
+
 
 class SupernetOracle:
-    """Inherited weights, batch norm recalibrated for the architecture, accuracy on the rating split."""
+    """Inherited weights, batch norm recalibrated for the architecture, accuracy on the rating split.
+
+    Where the task has a ``rating``, that predicts the accuracy after training from it and from what is known for free.
+    """
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._supernet = task.train_supernet()
+        self.supernet = task.train_supernet()
 
     def rate(self, architecture: Architecture) -> float:
-        """Return the inherited accuracy in [0, 1]."""
-        network = recalibrate(self._supernet.inherit(architecture), self._task.dataset)
-        return accuracy(network, self._task.rating_split, self._task.dataset)
+        """Return the inherited or the predicted accuracy, in [0, 1]."""
+        task = self._task
+        network = recalibrate(self.supernet.inherit(architecture), task.dataset)
+        inherited = accuracy(network, task.rating_split, task.dataset)
+        if task.rating is None:
+            return inherited
+        scores = {INHERITED: [inherited], **counts(task.space, [architecture]), NASWOT: [task.naswot(architecture)]}
+        return float(task.rating.predict(scores)[0])
 
 
 class TrainOracle:

@@ -1,33 +1,20 @@
 """The rank report: whether the oracle orders architectures better than estimates that cost nothing."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from latency.files import read_sealed, write_sealed
-from nas.training.data import to_tensor
-from nas.training.oracle import Task
-from predictors.quality import kendall_tau
-from predictors.zero_cost import naswot
+from nas.training.oracle import INHERITED, NASWOT, Task, counts
+from predictors.agreement import CLEARLY, Agreement, share_ahead
+from predictors.stacked import StackedRating, leave_one_out
 from search_spaces.architecture import Architecture
-from search_spaces.space import SearchSpace
 
-NASWOT_IMAGES = 64
-
-
-@dataclass(frozen=True)
-class RankReport:
-    """Kendall tau with the accuracy after training from scratch, of each way to rate ``networks`` architectures."""
-
-    networks: int
-    taus: dict[str, float]
-
-    def lines(self) -> dict[str, str]:
-        """Return the report as label and text."""
-        labels = {f"Kendall tau of {name}": f"{tau:+.2f}" for name, tau in self.taus.items()}
-        return {"networks trained from scratch": str(self.networks), **labels}
+SCHEMA_VERSION = 2
+FEWEST = 12
+"""Of fewer networks nothing can be said about which rating is the better one."""
+COMBINATION = "combination"
 
 
 def free_scores(task: Task, architectures: Sequence[Architecture], kept: Path | None = None) -> dict[str, list[float]]:
@@ -36,28 +23,85 @@ def free_scores(task: Task, architectures: Sequence[Architecture], kept: Path | 
     Each naswot takes a forward pass of an untrained network: those that the file ``kept`` holds are not computed again.
     """
     found: dict[str, float] = read_sealed(kept, 1, "naswot scores")["naswot"] if kept and kept.exists() else {}
-    data = task.dataset
-    images: torch.Tensor = to_tensor(data.train.images[:NASWOT_IMAGES], data.mean, data.std)
     for architecture in architectures:
         if architecture.id not in found:
-            found[architecture.id] = naswot(task.fresh(architecture), images)
+            found[architecture.id] = task.naswot(architecture)
     if kept:
         write_sealed(kept, 1, {"naswot": found})
-    return {**counts(task.space, architectures), "naswot": [found[a.id] for a in architectures]}
+    return {**counts(task.space, architectures), NASWOT: [found[a.id] for a in architectures]}
 
 
-def counts(space: SearchSpace, architectures: Sequence[Architecture]) -> dict[str, list[float]]:
-    """Return the scores that need no network: MACs and parameters of each architecture."""
-    return {
-        "MACs": [float(space.macs(a)) for a in architectures],
-        "parameters": [float(space.params(a)) for a in architectures],
-    }
+@dataclass(frozen=True)
+class Choice:
+    """What the supernet oracle rates by: ``rating``, or the inherited accuracy where it is None; ``text`` says why.
+
+    ``combined`` is where ``rating``, or the one that was not chosen, places each network among all the others; None
+    where the networks are too few.
+    """
+
+    rating: StackedRating | None
+    text: str
+    combined: list[float] | None = None
 
 
-def rank_report(
-    task: Task, architectures: Sequence[Architecture], rated: Sequence[float], trained: Sequence[float]
-) -> RankReport:
-    """Compare the oracle's ratings, and the free scores, with accuracies after training from scratch."""
-    scores = {"inherited accuracy": list(rated), **free_scores(task, architectures)}
-    taus = {name: kendall_tau(values, list(trained)) for name, values in scores.items()}
-    return RankReport(len(architectures), taus)
+def choose_rating(scores: Mapping[str, Sequence[float]], trained: Sequence[float], epochs: int) -> Choice:
+    """Choose between the inherited accuracy and its combination with MACs, parameters and naswot.
+
+    The combination is taken where, left out one by one, it orders the networks better than chance explains: it is ahead
+    in nearly all resamples of them.
+
+    Args:
+        scores: of each network (n,), by name; see ``SupernetOracle``.
+        trained: the accuracies in [0, 1] after ``epochs`` from scratch (n,).
+        epochs: told to the user.
+    """
+    if len(trained) < FEWEST:
+        few = f"{len(trained)} networks are too few to compare it with a combination; give {FEWEST} or more"
+        return Choice(None, f"{INHERITED} ({few})")
+    combined = leave_one_out(scores, trained)
+    ahead = share_ahead(combined, scores[INHERITED], trained)
+    resamples = f"ahead of {INHERITED} in {100 * ahead:.0f} % of resamples"
+    if ahead < CLEARLY:
+        return Choice(None, f"{INHERITED} (the {COMBINATION} is {resamples}, which chance may explain)", list(combined))
+    rating = StackedRating.fit(scores, trained)
+    weights = ", ".join(f"{weight:+.2f} {name}" for name, weight in rating.weights.items())
+    text = f"the {COMBINATION}, which predicts the accuracy after {epochs} epochs from scratch ({resamples}; {weights})"
+    return Choice(rating, text, list(combined))
+
+
+@dataclass(frozen=True)
+class RankReport:
+    """How ratings of ``networks`` architectures agree with their accuracies after training from scratch.
+
+    ``rating`` is what the oracle rates by from then on; None for the inherited accuracy.
+    """
+
+    networks: int
+    lines: dict[str, str]
+    rating: StackedRating | None
+
+    @classmethod
+    def of(cls, task: Task, networks: Sequence[Architecture], rated: Sequence[float], trained: Sequence[float],
+           epochs: int) -> "RankReport":  # fmt: skip
+        """Compare inherited accuracies, and the free scores, with accuracies after ``epochs`` from scratch."""
+        scores = {INHERITED: list(rated), **free_scores(task, networks)}
+        choice = choose_rating(scores, trained, epochs)
+        rows = scores if choice.combined is None else {**scores, COMBINATION: choice.combined}
+        lines = {f"Spearman of {name}": Agreement.of(values, trained).spearman.text() for name, values in rows.items()}
+        counted = {"networks trained from scratch": str(len(networks))}
+        return cls(len(networks), {**counted, **lines, "candidates are rated by": choice.text}, choice.rating)
+
+    def save(self, path: Path) -> None:
+        """Write the report."""
+        write_sealed(path, SCHEMA_VERSION, asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "RankReport":
+        """Read a report.
+
+        Raises:
+            InputError: the file is damaged, or of another version.
+        """
+        body: dict[str, Any] = read_sealed(path, SCHEMA_VERSION, "rank report")
+        rating = StackedRating(**body["rating"]) if body["rating"] else None
+        return cls(body["networks"], body["lines"], rating)

@@ -1,26 +1,24 @@
 """The weight-sliced supernet: one maximal weight per layer, of which every candidate uses a part.
 
 Candidates of a layer share parameters of the same name, each using its part of the largest
-(``Block.shared_part``), and one random path is trained per step (Single Path One-Shot, ECCV 2020, section
-3.2). Separate weights per candidate barely train where a layer changes its shape: each candidate then emits
-features of its own.
+(``Block.shared_part``). Which paths a step trains is said in ``paths.py``. Separate weights per candidate barely train
+where a layer changes its shape: each candidate then emits features of its own.
 """
 
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from nas.training.data import Dataset
 from nas.training.hardware import device, precision
 from nas.training.mixing import Mixture
+from nas.training.paths import PathKind, path_loss
 from nas.training.train import Progress, Recipe, fit
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block
-from search_spaces.space import SearchSpace, sample
+from search_spaces.space import SearchSpace
 
 
 class Supernet:
@@ -73,13 +71,23 @@ class Supernet:
         assert chain is not None
         return Mixture(chain, self._modules, self._part)
 
-    def fit(self, data: Dataset, recipe: Recipe, seed: int, checkpoint: Path, progress: Progress) -> "Supernet":
-        """Train one uniformly drawn path per step; resumable through ``checkpoint``. See ``train.fit``."""
+    def fit(
+        self,
+        data: Dataset,
+        recipe: Recipe,
+        seed: int,
+        checkpoint: Path,
+        progress: Progress,
+        paths: PathKind = "single",
+    ) -> "Supernet":
+        """Train the ``paths`` of each step; resumable through ``checkpoint``.
 
-        def loss(images: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
-            return F.cross_entropy(self.forward(sample(self._space, rng), images), labels)
-
-        fit(self.parameters, loss, data, recipe, seed, checkpoint, progress)
+        Raises:
+            InputError: the space has no such paths.
+            TrainingDiverged, InputError: see ``train.fit``.
+        """
+        loss = path_loss(paths, self._space, self.forward, list(self.parameters.values()))
+        fit(self.parameters, loss, data, recipe, seed, checkpoint, progress, also=paths)
         return self
 
     @torch.no_grad()

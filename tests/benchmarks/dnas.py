@@ -25,12 +25,12 @@ from nas.config import make_space
 from nas.search.distribution import Probabilities, draw
 from nas.search.expected import expected_latency
 from nas.search.samplers.learned import next_draw
-from nas.search.study import fastest
 from nas.search.target import TableTarget
 from nas.training.data import Dataset, Split, load_dataset
 from nas.training.oracle import SupernetOracle, Task
 from nas.training.train import Recipe
 from search_spaces.architecture import Architecture
+from search_spaces.extremes import lowest
 from search_spaces.space import replay, sample
 
 DRAWS = 24
@@ -111,13 +111,13 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     oracle, rng = SupernetOracle(task), np.random.default_rng(1)
 
     unbound = TableTarget(space, table, None)
-    lowest = unbound.predict_ms(fastest(space, unbound.predict_ms, 0))
+    least = unbound.predict_ms(lowest(space, unbound.predict_ms, 0))
     middle = np.mean([unbound.predict_ms(sample(space, rng)) for _ in range(200)])
     proposals: dict[tuple[str, float], dict[str, tuple[Architecture, float]]] = {}
     titles = ("way", "ms/step", "all draws ms", "proposed ms", "mean acc.", "best acc.")
     print("budget ms  {:28} {:>8} {:>15} {:>15} {:>9} {:>9}".format(*titles))
     for fraction in FRACTIONS:
-        target = TableTarget(space, table, float(lowest + fraction * 2 * (middle - lowest)))
+        target = TableTarget(space, table, float(least + fraction * 2 * (middle - least)))
         for way in WAYS:
             chances, each = learned(task, target, way, options.epochs, folder)
             some = [target.predict_ms(replay(space, draw(space, chances, rng))) for _ in range(200)]

@@ -10,16 +10,20 @@ import torch
 from fakes import digits_task
 
 from nas.training.oracle import (
+    INHERITED,
+    NASWOT,
     AccuracyOracle,
     OracleKind,
     RungOracle,
     SupernetOracle,
     Task,
     TrainOracle,
+    counts,
     make_oracle,
     rung_checkpoint,
 )
 from nas.training.train import Recipe, train
+from predictors.stacked import StackedRating
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
@@ -70,6 +74,23 @@ def test_same_rating_in_any_order_and_at_any_time(
     # As another worker makes it, from what it is sent.
     other = make_oracle(kind, pickle.loads(pickle.dumps(task)), 2)
     assert other.rate(SMALL) == ratings[SMALL]
+
+
+def test_predicted_ratings(task: Task) -> None:
+    """A combination of scores is the rating, in this process and in a worker."""
+    plain, networks = SupernetOracle(task), [BIG, SMALL, MIDDLE]
+    scores = {
+        INHERITED: [plain.rate(a) for a in networks],
+        **counts(SPACE, networks),
+        NASWOT: [task.naswot(a) for a in networks],
+    }
+    combination = StackedRating.fit(scores, [0.9, 0.3, 0.6])
+    sent = pickle.loads(pickle.dumps(replace(task, rating=combination)))
+    oracle = make_oracle("supernet", sent, 2)
+    rated = [oracle.rate(a) for a in networks]
+    assert rated == list(combination.predict(scores)) and rated != scores[INHERITED]
+    assert 1 >= rated[0] > rated[2] > rated[1] >= 0
+    assert [oracle.rate(a) for a in reversed(networks)] == rated[::-1]
 
 
 def test_big_network_is_better_than_chance(ratings: dict[Architecture, float]) -> None:

@@ -29,7 +29,7 @@ from nas.config import SearchConfig
 from nas.delivery.export import ExportFailed
 from nas.delivery.front import Candidate, DeviceFront, Front, select
 from nas.delivery.value import Point, compare
-from nas.run import RunFailed
+from nas.jobs import RunFailed
 from nas.search.study import SearchFailed
 from nas.training.train import TrainingDiverged
 from search_spaces.errors import InputError
@@ -42,7 +42,7 @@ Cli = Callable[..., tuple[int, str, str]]
 COMMANDS = [
     ["search"], ["front"], ["dashboard"], ["export"], ["devices"], ["train"], ["measure"], ["spaces", "list"],
     ["spaces", "show"], ["spaces", "sample"], ["table", "build"], ["table", "check"], ["table", "fit"],
-    ["table", "recalibrate"],
+    ["table", "recalibrate"], ["supernet", "report"],
 ]  # fmt: skip
 
 
@@ -217,6 +217,15 @@ def test_settings_from_toml(cli: Cli, tmp_path: Path) -> None:
     for text, said in (("sead = 1", "did you mean 'seed'"), ("seed = ", "no TOML"), ("seed = 'x'", "seed")):
         (tmp_path / "s.toml").write_text(text)
         assert said in refused(cli("spaces", "sample", "fbnet", "--config", "s.toml"))
+
+
+def test_supernet_report_refuses(cli: Cli, tmp_path: Path) -> None:
+    command = ("supernet", "report", "--data", "digits", "--out", "r")
+    assert "--networks" in refused(cli(*command, "--networks", 3))
+    err = refused(cli(*command, "--space", "nb201", "--supernet-paths", "fair"))
+    assert "decisions of nb201 depend on each other: give single or sandwich" in err
+    assert not (tmp_path / "r").exists()
+    assert "unknown space" in refused(cli(*command, "--space", "nb202"))
 
 
 def test_budget_below_the_fastest(cli: Cli, table: Path, tmp_path: Path) -> None:

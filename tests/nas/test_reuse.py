@@ -22,8 +22,9 @@ from nas.delivery.finalists import finished
 from nas.delivery.front import Front
 from nas.devices import Progress
 from nas.folder import RunFolder, open_folder, read_record
+from nas.jobs import RunFailed
 from nas.reuse import Rating, Reused, add_ratings, inherit, lacking, take_finalists, take_over
-from nas.run import RunFailed, run_search
+from nas.run import run_search
 from nas.search.executor import InProcess
 from nas.search.record import REUSED_FROM, evaluated_trials
 from nas.search.samplers import make_sampler
@@ -303,6 +304,7 @@ def test_settings(first: Path, tmp_path: Path) -> None:
         ({"data": "elsewhere"}, "--data elsewhere: --from .* takes over digits"),
         ({"oracle": "train"}, "--oracle train: --from .* takes over supernet"),
         ({"supernet_steps": 5}, "--supernet-steps 5: --from .* takes over 17"),
+        ({"supernet_paths": "fair"}, "--supernet-paths fair: --from .* takes over single"),
         ({"sampler": "dnas", "budget_ms": 1}, "--sampler dnas trains for each latency anew"),
         ({"trials": -1}, "--trials"),
     ],

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,17 @@ from nas.config import SearchConfig
 from nas.delivery import measured as measured_module
 from nas.delivery.front import Front
 from nas.devices import Progress
-from nas.folder import open_folder, read_record
-from nas.run import RunFailed, run_search
+from nas.folder import RunFolder, open_folder, read_record
+from nas.jobs import RunFailed
+from nas.reuse import inherit
+from nas.run import run_search
+from nas.search.record import evaluated_trials
 from nas.search.samplers.learned import LEAST_USED
+from nas.search.study import open_study
 from nas.search.target import TableTarget
+from nas.training.oracle import SupernetOracle, Task
+from nas.training.report import RankReport
+from nas.training.train import Recipe
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
@@ -196,6 +204,43 @@ def test_same_seed_same_search_elsewhere(run: tuple[Path, Front], table: Path, t
         return {c.id: (c.val_accuracy, c.onnx_sha256) for c in (*device.candidates, *device.rejected)}
 
     assert trained(other) == trained(front)
+
+
+def test_candidates_are_rated_by_what_ranks_best(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here the combination is taken whatever it is worth; a later session and a later run go on with it."""
+    monkeypatch.setattr("nas.run.choose_finalists", lambda *_: [])  # what comes after the search is not looked at
+    settings: dict[str, Any] = {"rank_networks": 4, "sampler": "random", "supernet_steps": 17}
+
+    def searched(config: SearchConfig) -> tuple[RunFolder, Quiet]:
+        console = Quiet()
+        with open_folder(config, "nas search") as folder, pytest.raises(RunFailed, match="no candidate"):
+            run_search(config, folder, console)
+        return folder, console
+
+    def configured(trials: int) -> SearchConfig:
+        return SearchConfig.checked(
+            data="digits", out=tmp_path / "run", table=table, trials=trials, proxy_epochs=1, **settings
+        )
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nas.training.report.FEWEST", 4)
+        patch.setattr("nas.training.report.CLEARLY", 0.0)
+        folder, console = searched(configured(4))
+    said = "candidates are rated by the combination, which predicts the accuracy after 1 epochs from scratch"
+    assert any(said in line for line in console.said)
+    rating = RankReport.load(folder.ranks).rating
+    plain = Task(SPACE, "digits", None, folder.cache, 0, folder.supernet, Recipe(1))
+    oracle, inherited = SupernetOracle(replace(plain, rating=rating)), SupernetOracle(plain)
+
+    searched(configured(6))
+    given = {"out": tmp_path / "second", "table": table, "budget_ms": 0.4, "trials": 2}
+    second, _ = searched(inherit(tmp_path / "run", given))
+    assert second.ranks.read_bytes() == folder.ranks.read_bytes()
+    for path in (folder.journal, second.journal):
+        rated = evaluated_trials(open_study(path, ["predicted_ms cpu"]), SPACE)
+        assert len(rated) >= 6
+        assert all(trial.accuracy == oracle.rate(trial.architecture) for trial in rated)
+        assert any(trial.accuracy != inherited.rate(trial.architecture) for trial in rated)
 
 
 def test_halving(table: Path, tmp_path: Path) -> None:

@@ -16,12 +16,12 @@ from nas.search import proposal
 from nas.search.candidates import Architectures, Batch, source_of
 from nas.search.pareto import hypervolume
 from nas.search.proposal import FIRST_FIT, Proposer
-from nas.search.study import fastest
 from nas.search.target import TableTarget
 from predictors import floors, gp
 from predictors.floors import AccuracyFloor
 from predictors.gp import AccuracyGP
 from predictors.quality import GENERAL
+from search_spaces.extremes import lowest
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.space import SearchSpace, enumerate_architectures
 
@@ -286,7 +286,7 @@ def test_generations_find_what_no_draw_keeps(by_rows: bool) -> None:
     target = TableTarget(space, made_up_table(space), None)
     draws = source.draw(np.random.default_rng(0))
     limit = float(draws.ms.min()) * 0.999
-    assert target.predict_ms(fastest(space, target.predict_ms, 0)) < limit
+    assert target.predict_ms(lowest(space, target.predict_ms, 0)) < limit
     observed = draws[np.argsort(draws.ms[:, 0])[:10]]
     y = np.array([made_up_accuracy(source.architecture(observed[i : i + 1])) for i in range(10)])
     found = Proposer(source, [limit]).propose(observed, y, source.of([]), np.random.default_rng(0))

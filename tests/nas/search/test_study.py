@@ -18,7 +18,6 @@ from nas.search.study import (
     Driver,
     SearchFailed,
     enqueue,
-    fastest,
     first_candidates,
     open_study,
     read_study,
@@ -78,20 +77,6 @@ def test_reading_a_study(tmp_path: Path) -> None:
         if content:
             with pytest.raises(InputError, match="bad is damaged; delete it to search anew"):
                 open_study(tmp_path / "bad", ["cpu"])
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_fastest_is_that_of_all(seed: int) -> None:
-    every = list(enumerate_architectures(TOY))
-    for predict in (target(TOY).predict_ms, lambda a: -target(TOY).predict_ms(a), made_up_accuracy):
-        assert predict(fastest(TOY, predict, seed)) == min(predict(a) for a in every)
-
-
-def test_fastest_of_a_large_space_is_the_fastest_of_each_layer() -> None:
-    table = made_up_table(SPACE)
-    costs = [min(table.features([block]).core_ms for block in row) for row in SPACE.positions()]
-    best = table.predict_ms(SPACE.blocks(fastest(SPACE, target(SPACE).predict_ms, 0)))
-    assert best == pytest.approx(table.calibration.offset_ms + table.calibration.slope * sum(costs))
 
 
 @pytest.mark.parametrize("trials", [2, 5, 12, 40, 100])
