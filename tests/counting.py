@@ -33,10 +33,14 @@ class _Counter(TorchFunctionMode):
 
 
 def counted(module: nn.Module, shape: Shape) -> tuple[int, int]:
-    """Return the multiply-accumulates of one inference, and the elements that it pools globally."""
+    """Return the multiply-accumulates of one inference, and the elements that it pools globally.
+
+    Modules on the device "meta" are counted without computing anything.
+    """
     counter = _Counter()
+    device = next((parameter.device for parameter in module.parameters()), None)
     with torch.no_grad(), counter:
-        module.eval()(torch.randn(1, *shape))
+        module.eval()(torch.empty(1, *shape, device=device))
     return counter.macs, counter.pooled
 
 
