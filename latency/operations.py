@@ -32,6 +32,23 @@ def _conv2d(
     )
 
 
+def _conv_transpose2d(
+    r: Recorder, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
+    padding: Any = 0, output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> str:  # fmt: skip
+    if r.traced(weight) or r.traced(bias):
+        raise UnsupportedOperation("conv_transpose2d with weights that depend on the input")
+    strides, pads, beyond, dilations = (
+        list(v) if isinstance(v, tuple | list) else [v, v] for v in (stride, padding, output_padding, dilation)
+    )
+    inputs = [r.name(x), r.constant(weight.detach().numpy())]
+    inputs += [] if bias is None else [r.constant(bias.detach().numpy())]
+    return r.node(
+        "ConvTranspose", inputs, kernel_shape=list(weight.shape[2:]), strides=strides, pads=pads * 2,
+        output_padding=beyond, dilations=dilations, group=groups,
+    )  # fmt: skip
+
+
 def _batch_norm(
     r: Recorder, out: Tensor, x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None = None,
     bias: Tensor | None = None, training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
@@ -51,6 +68,30 @@ def _layer_norm(
     if weight is None or bias is None:
         raise UnsupportedOperation("layer_norm without affine terms")
     return r.node("LayerNormalization", [r.name(x), r.name(weight), r.name(bias)], axis=-len(shape), epsilon=eps)
+
+
+def _group_norm(
+    r: Recorder, out: Tensor, x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> str:  # fmt: skip
+    if weight is None or bias is None:
+        raise UnsupportedOperation("group_norm without affine terms")
+    # ONNX's own operator has one scale per group before opset 21: groups are normalised as instances instead.
+    grouped = r.node("Reshape", [r.name(x), r.constant(np.array([x.shape[0], num_groups, -1], np.int64))])
+    terms = [r.constant(np.full(num_groups, value, np.float32)) for value in (1, 0)]
+    normed = r.node("InstanceNormalization", [grouped, *terms], epsilon=eps)
+    whole = r.node("Reshape", [normed, r.constant(np.array(x.shape, np.int64))])
+    each = (-1, *[1] * (x.dim() - 2))
+    scaled = r.node("Mul", [whole, r.constant(weight.detach().numpy().reshape(each))])
+    return r.node("Add", [scaled, r.constant(bias.detach().numpy().reshape(each))])
+
+
+def _normalize(
+    r: Recorder, result: Tensor, x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Tensor | None = None
+) -> str:
+    if p != 2:
+        raise UnsupportedOperation("normalize by anything but the length")
+    return r.node("LpNormalization", [r.name(x)], axis=dim, p=2)
 
 
 def _linear(r: Recorder, out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> str:
@@ -84,6 +125,23 @@ def _avg_pool2d(
         pads=padding * 2,
         count_include_pad=int(count_include_pad),
     )
+
+
+def _max_pool2d(
+    r: Recorder, out: Tensor, x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1,
+    ceil_mode: bool = False, return_indices: bool = False,
+) -> str:  # fmt: skip
+    if ceil_mode or return_indices:
+        raise UnsupportedOperation("max_pool2d with ceil_mode or indices")
+    kernel, stride, padding, dilation = (
+        list(v) if isinstance(v, tuple | list) else [v, v]
+        for v in (kernel_size, stride or kernel_size, padding, dilation)
+    )
+    return r.node("MaxPool", [r.name(x)], kernel_shape=kernel, strides=stride, pads=padding * 2, dilations=dilation)
+
+
+def _softmax(r: Recorder, out: Tensor, x: Tensor, dim: int | None = None, *_: Any, **__: Any) -> str:
+    return r.node("Softmax", [r.name(x)], axis=dim)
 
 
 def _mul(r: Recorder, out: Tensor, x: Tensor, other: Any) -> str:
@@ -163,7 +221,15 @@ HANDLERS: dict[Any, Callable[..., str]] = {
     F.relu: lambda r, out, x, inplace=False: r.node("Relu", [r.name(x)]),
     F.hardswish: lambda r, out, x, inplace=False: r.node("HardSwish", [r.name(x)]),
     F.hardsigmoid: lambda r, out, x, inplace=False: r.node("HardSigmoid", [r.name(x)], alpha=1 / 6, beta=0.5),
-    F.softmax: lambda r, out, x, dim=None, _stacklevel=3, dtype=None: r.node("Softmax", [r.name(x)], axis=dim),
+    F.softmax: _softmax,
+    Tensor.softmax: _softmax,
+    F.gelu: lambda r, out, x, approximate="none": r.node("Gelu", [r.name(x)], approximate=approximate),
+    F.group_norm: _group_norm,
+    F.normalize: _normalize,
+    F.conv_transpose2d: _conv_transpose2d,
+    torch.max_pool2d: _max_pool2d,
+    F.max_pool2d: _max_pool2d,
+    torch.sigmoid: lambda r, out, x: r.node("Sigmoid", [r.name(x)]),
     F.linear: _linear,
     F.pad: _pad,
     torch.cat: _cat,
