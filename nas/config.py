@@ -16,10 +16,16 @@ from search_spaces.block import Shape
 from search_spaces.errors import InputError, unknown
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
+from search_spaces.hybrid import HybridSpace
 from search_spaces.nb201 import NB201Space
 from search_spaces.space import SearchSpace
 
-SPACES: dict[str, type[SearchSpace]] = {"fbnet": FBNetSpace, "fbnetv2": FBNetV2Space, "nb201": NB201Space}
+SPACES: dict[str, type[SearchSpace]] = {
+    "fbnet": FBNetSpace,
+    "fbnetv2": FBNetV2Space,
+    "hybrid": HybridSpace,
+    "nb201": NB201Space,
+}
 """The search spaces by name."""
 
 
