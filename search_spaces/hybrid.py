@@ -159,9 +159,8 @@ class HybridSpace(MacroSpace):
                 free = place + 1
         values = {f"scale{scale + 1}_width": f"c{width}" for scale, width in widths.items()}
         scale = self._fabric.start
-        for name, choice in zip(self._names, placed, strict=True):
-            if choice is None:
-                choice = _Choice(scale, False, SKIP)
+        for name, found in zip(self._names, placed, strict=True):
+            choice = found or _Choice(scale, False, SKIP)
             values[f"{name}_scale"] = _move(scale, choice.scale)
             values[f"scale{choice.scale + 1}" if choice.enters else f"{name}_at{choice.scale + 1}"] = choice.option
             scale = choice.scale
