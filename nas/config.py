@@ -208,21 +208,28 @@ def parse_shape(text: str) -> Shape:
     return shape if isinstance(shape, tuple) else (3, int(shape or 0), int(shape or 0))
 
 
-def require_space(name: str) -> None:
-    """Raise ``InputError`` unless there is a space of this name."""
-    if name not in SPACES:
-        raise unknown("space", name, SPACES)
+def require_space(name: str) -> tuple[type[SearchSpace], str | None]:
+    """Return the space of a name, and the macro-architecture that stands behind it as in ``hybrid/fabric-28``.
+
+    Raises:
+        InputError: there is no such space.
+    """
+    family, _, macro = name.partition("/")
+    known = [f"{each}/{macro}" for each, kind in SPACES.items() for macro in kind.macros() if macro]
+    if family not in SPACES or (macro and name not in known):
+        raise unknown("space", name, [*SPACES, *known] if macro else SPACES)
+    return SPACES[family], macro or None
 
 
 def make_space(name: str, shape: Shape | None, classes: int, architecture: str | None = None) -> SearchSpace:
-    """Return the space ``name`` for an input shape; the macro-architecture of ``architecture`` decides where it says.
+    """Return the space ``name`` for an input shape, in the macro-architecture that ``name`` or ``architecture`` says.
 
     Raises:
         InputError: there is no such space, or it does not take this input.
     """
-    require_space(name)
-    kind = SPACES[name]
-    macro = kind.home_of(architecture) if architecture else None
+    kind, macro = require_space(name)
+    if architecture and not macro:
+        macro = kind.home_of(architecture)
     if shape is None:
         shape = kind.default_shape(macro)
     return kind(shape, classes, macro)

@@ -54,7 +54,7 @@ def _space_of(
     if path is None:
         return make_space(name, parse_shape(input) if input else None, classes, architecture), None
     table = load_table(path)
-    if table.space.partition("/")[0] != name:
+    if name not in (table.space, table.space.partition("/")[0]):
         raise InputError(f"--table {path} is for the space {table.space}, not for {name}")
     space = make_space(name, table.input_shape, table.classes, f"{table.space}:")
     if input and parse_shape(input) != space.input_shape:
