@@ -6,11 +6,11 @@ stages; such networks are points of this space, as are all others.
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from search_spaces.architecture import Architecture
 from search_spaces.attention import Attends
@@ -18,7 +18,8 @@ from search_spaces.block import Block, Shape
 from search_spaces.chain import Candidate, Position
 from search_spaces.fabric import START, Fabric
 from search_spaces.frame import PooledNormHead
-from search_spaces.hybrid_options import SKIP, block_of, describe
+from search_spaces.grid import Grid, choices, skips_last
+from search_spaces.hybrid_options import SKIP, ByHand, block_of, describe
 from search_spaces.macros import MacroSpace
 from search_spaces.space import Choose, ask
 from search_spaces.squeeze_operators import ConvNormHSwish
@@ -244,6 +245,34 @@ class HybridSpace(MacroSpace):
             found.append([({}, block)])
         return found
 
+    def grid(self) -> Grid | None:
+        """Return the space as rows of option numbers, None where layers may run at several scales."""
+        chain = self.chain()
+        if chain is None:
+            return None
+        options = {name: every for position in chain for name, every in position.options.items()}
+        place = {name: i for i, name in enumerate(options)}
+        described = [
+            (place.get(f"scale{s}_width"), [[math.log(width)] for width in scale["widths"]])
+            for s, scale in enumerate(self._scales, 1)
+        ]
+        runs: dict[int, list[int]] = {}
+        before = self._fabric.start
+        for name, (scale, _) in zip(self._names, self._fabric.bounds, strict=True):
+            stays = scale == before
+            decision = place.get(f"{name}_at{scale + 1}" if stays else f"scale{scale + 1}")
+            offered = self._kinds[scale] if stays else self._entries[scale]
+            described.append((decision, [[scale, *describe(option)] for option in offered]))
+            if stays and decision is not None and SKIP in offered:
+                runs.setdefault(scale, []).append(decision)
+            before = scale
+        return Grid(
+            options=options,
+            positions=choices(chain, options),
+            descriptors=[(decision, np.array(numbers)) for decision, numbers in described],
+            canonical=partial(skips_last, runs=[(run, self._kinds[s].index(SKIP)) for s, run in runs.items()]),
+        )
+
     def descriptors(self, architecture: Architecture) -> list[float]:
         """Log width of each scale; of each layer the scale and what ``describe`` says of its option."""
         widths, choices = self._recorded(architecture)
@@ -261,7 +290,7 @@ class HybridSpace(MacroSpace):
             sum(low <= scale <= high for low, high in self._fabric.bounds) for scale in range(len(self._scales))
         )
         family = [
-            self.decide(_ByHand(depth, width, liked))
+            self.decide(ByHand(depth, width, liked))
             for liked in (("mb_k3_e3", "resconv_r4", "dw_k3_e2"), ("shsa_k3_e2", "resatt_r4", "dw_k7_e2", "resconv_r4"))
             for depth in range(deepest)
             for width in (0, -1)
@@ -274,24 +303,3 @@ class HybridSpace(MacroSpace):
             name: self.parse(f"{self.name}:{','.join(layers.replace('|', ' ').split())}")
             for name, layers in self._named_layers().items()
         }
-
-
-@dataclass
-class _ByHand:
-    """Chooses as an engineer would: so many layers at each scale, all of the kind that is liked best."""
-
-    depth: int
-    width: int
-    liked: tuple[str, ...]
-    layers: Counter[str] = field(default_factory=Counter)
-
-    def __call__(self, name: str, options: Sequence[str]) -> str:
-        if name.endswith("_width"):
-            return options[self.width]
-        if "_at" not in name:  # which block leads to a scale, and whether a layer goes down
-            return options[-1] if name.endswith("_scale") else options[0]
-        place = name.partition("_at")[2]
-        self.layers[place] += 1
-        if SKIP in options and self.layers[place] > self.depth:
-            return SKIP
-        return next((option for option in self.liked if option in options), options[0])

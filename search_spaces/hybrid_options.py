@@ -1,6 +1,9 @@
 """The options of the hybrid space as text: an operator and its numbers, each behind its letter, as in ``mb_k5_e3``."""
 
 import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cache
 
 from search_spaces.attention import LinearAngularBlock, SingleHeadBlock
@@ -83,3 +86,25 @@ def describe(option: str) -> list[float]:
     operator, number = _numbers(option)
     kernel = 0 if operator == SKIP else number.get("k", 3)
     return [kernel, math.log(number.get("e", 1)), math.log(number.get("r", 1)), *_DESCRIBED[operator]]
+
+
+@dataclass
+class ByHand:
+    """Chooses as an engineer would: so many layers at each scale, all of the kind that is liked best."""
+
+    depth: int
+    width: int
+    liked: tuple[str, ...]
+    layers: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, name: str, options: Sequence[str]) -> str:
+        """Take a decision."""
+        if name.endswith("_width"):
+            return options[self.width]
+        if "_at" not in name:  # which block leads to a scale, and whether a layer goes down
+            return options[-1] if name.endswith("_scale") else options[0]
+        place = name.partition("_at")[2]
+        self.layers[place] += 1
+        if SKIP in options and self.layers[place] > self.depth:
+            return SKIP
+        return next((option for option in self.liked if option in options), options[0])

@@ -171,7 +171,8 @@ def test_source_suits_the_space() -> None:
     assert type(source_for(small)) is Rows
     assert type(source_for(small, with_rows=False)) is Drawn
     assert type(source_for(FBNetV2Space((3, 32, 32), 10))) is Drawn
-    assert type(source_for(HybridSpace((3, 32, 32), 10))) is Drawn
+    assert type(source_for(HybridSpace((3, 32, 32), 10))) is Rows
+    assert type(source_for(HybridSpace((3, 32, 32), 10, "fabric-28"))) is Drawn
     given = drawn(small, 10)
     expected = [[small.macs(a) / 1e6] for a in given]
     for with_rows in (True, False):
