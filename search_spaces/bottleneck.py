@@ -8,7 +8,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.attention import Attends, attend, of_heads, shared_thirds
@@ -50,7 +49,7 @@ class BottleneckModule(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map NCHW to NCHW."""
         y = self.inner(self.act(self.norm(self.position(self.reduce(x)))))
-        return F.relu(self.restore(y) + self.shortcut(x))
+        return self.act(self.restore(y) + self.shortcut(x))
 
 
 def _shortcut(block: "ResConv") -> nn.Sequential:

@@ -5,6 +5,7 @@ Multiply-accumulates: convolutions, linear layers and the products of attention,
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -100,12 +101,19 @@ def test_published_networks_run_as_onnx(name: str) -> None:
     assert disagreement(model, network, space.input_shape) < 1e-4
 
 
+EVERYTHING = """c32,mb_k5_e3,fused_k3_e2,dw_k7_e2,merge,c64,linear_k3_e2,shsa_k3_e2,resconv_r2,
+              fused_k3_e3,c96,resatt_r2,low_r1,skip"""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("space", [SMALL, FABRIC, LARGE], ids=lambda space: space.name)
-def test_networks_are_delivered_as_onnx(space: HybridSpace, tmp_path: object) -> None:
-    rng = np.random.default_rng(0)
-    network = space.build(sample(space, rng))
-    export(network, space.input_shape, tmp_path / "x.onnx", {}, torch.randn(2, *space.input_shape))  # type: ignore[operator]
+@pytest.mark.parametrize(
+    ("space", "text"),
+    [(SMALL, "".join(EVERYTHING.split())), (home("lowformer_b0"), "lowformer_b0"), (home("shvit_s1"), "shvit_s1")],
+    ids=["every block", "lowformer_b0", "shvit_s1"],
+)
+def test_networks_are_delivered_as_onnx(space: HybridSpace, text: str, tmp_path: Path) -> None:
+    network = space.build(space.parse(text))
+    export(network, space.input_shape, tmp_path / "x.onnx", {}, torch.randn(2, *space.input_shape))
 
 
 def test_hytra_has_the_scales_of_its_fabric() -> None:
