@@ -14,7 +14,7 @@ import numpy as np
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Shape
 from search_spaces.chain import Candidate, laid_out
-from search_spaces.grid import Grid, choices, skips_last
+from search_spaces.grid import Grid, grid_positions, skips_last
 from search_spaces.macros import MacroSpace
 from search_spaces.operators import Classifier, ConvNormReLU, Identity, MBConv
 from search_spaces.space import Choose
@@ -107,7 +107,7 @@ class FBNetSpace(MacroSpace):
         runs = itertools.groupby(range(len(self._layers)), key=self._run_of)
         return Grid(
             options=options,
-            positions=choices(laid_out(self.input_shape, self.candidates()), options),
+            positions=grid_positions(laid_out(self.input_shape, self.candidates()), options),
             descriptors=[(i, described) for i in range(len(self._names))],
             canonical=partial(skips_last, runs=[(list(run), OPTIONS.index(SKIP)) for _, run in runs]),
         )

@@ -82,7 +82,7 @@ class Grid:
         return np.hstack([table[nothing if i is None else rows[:, i]] for i, table in self.descriptors])
 
 
-def choices(
+def grid_positions(
     chain: Sequence[Position], options: Mapping[str, Sequence[str]]
 ) -> list[tuple[tuple[int, ...], list[Block]]]:
     """Return the ``positions`` of a grid from those of a chain in which every network takes all decisions.

@@ -18,7 +18,7 @@ from search_spaces.block import Block, Shape
 from search_spaces.chain import Candidate, Position
 from search_spaces.fabric import START, Fabric
 from search_spaces.frame import PooledNormHead
-from search_spaces.grid import Grid, choices, skips_last
+from search_spaces.grid import Grid, grid_positions, skips_last
 from search_spaces.hybrid_options import SKIP, ByHand, block_of, describe
 from search_spaces.macros import MacroSpace
 from search_spaces.space import Choose, ask
@@ -268,7 +268,7 @@ class HybridSpace(MacroSpace):
             before = scale
         return Grid(
             options=options,
-            positions=choices(chain, options),
+            positions=grid_positions(chain, options),
             descriptors=[(decision, np.array(numbers)) for decision, numbers in described],
             canonical=partial(skips_last, runs=[(run, self._kinds[s].index(SKIP)) for s, run in runs.items()]),
         )
