@@ -109,7 +109,8 @@ def _describe(row: dict[str, Any]) -> list[str]:
 
 def _hover(row: dict[str, Any], finalist: Candidate | None) -> str:
     """Return what is shown under the mouse: every number either labelled predicted or measured."""
-    text = [*_describe(row), f"predicted: {row['ms']:.3f} ms, {100 * row['accuracy']:.2f} %"]
+    rating = "not rated by the search" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f} %"
+    text = [*_describe(row), f"predicted: {row['ms']:.3f} ms, {rating}"]
     if finalist is None:
         text.append("measured: no, not a finalist")
     else:
@@ -121,10 +122,6 @@ def _hover(row: dict[str, Any], finalist: Candidate | None) -> str:
 
 def _recorded_point(candidate: RecordedCandidate) -> Point:
     return candidate.ms, 100 * candidate.recorded_accuracy
-
-
-def _predicted_point(candidate: Candidate) -> Point:
-    return candidate.predicted_ms, 100 * candidate.search_accuracy
 
 
 def _measured_point(candidate: Candidate) -> Point:
@@ -221,8 +218,9 @@ def _measured_picture(trials: pd.DataFrame, device: DeviceFront) -> Picture:
     finalists = {c.id: c for c in (*device.candidates, *device.rejected)}
     measured = _measured_marks(device)
     predicted = _small_marks(evaluated, "predicted", lambda row: _hover(row, finalists.get(row["id"])))
-    connectors = [(_predicted_point(c), _measured_point(c)) for c in finalists.values()]
-    ends = [point for pair in connectors for point in pair]
+    rated = [(c, c.search_accuracy) for c in finalists.values() if c.search_accuracy is not None]
+    connectors = [((c.predicted_ms, 100 * accuracy), _measured_point(c)) for c, accuracy in rated]
+    ends = [*(point for point, _ in connectors), *(_measured_point(c) for c in finalists.values())]
     cloud = [point for marks in predicted for point in marks.points]
     milliseconds = [ms for ms, _ in ends] + [ms for marks in measured for bar in marks.bars for ms in bar]
     if device.budget_ms is not None:

@@ -148,6 +148,8 @@ def _device(number: int, device: DeviceFront, trials: pd.DataFrame) -> str:
         _front_figure(number, device, trials),
         "<h3>Front, numbered as in the figure</h3>",
         _table(("", *_COLUMNS), rows) if rows else "<p>No finalist is on the front.</p>",
+        "<h3>Beside the hand-made family</h3>",
+        _pairs(device.comparison.lines()) if device.comparison else f"<p>{html.escape(device.compared)}.</p>",
     ]
     if device.rejected:
         rejected = [_row(candidate.reason, candidate) for candidate in device.rejected]

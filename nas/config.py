@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -20,6 +20,10 @@ from search_spaces.hybrid import HybridSpace
 from search_spaces.nb201 import NB201Space
 from search_spaces.space import SearchSpace
 
+AUTO = "auto"
+"""The oracle that the plan of ``--time`` decides."""
+_UNITS_S = {"h": 3600, "m": 60, "s": 1}
+
 SPACES: dict[str, type[SearchSpace]] = {
     "fbnet": FBNetSpace,
     "fbnetv2": FBNetV2Space,
@@ -30,10 +34,11 @@ SPACES: dict[str, type[SearchSpace]] = {
 
 
 class SearchConfig(BaseModel):
-    """The settings of ``nas search``. Times are given in epochs or steps, latencies in ms, sizes in px.
+    """The settings of ``nas search``. Times are given in epochs or steps, ``time`` in s, latencies in ms, sizes in px.
 
     ``oracle`` and ``device`` may name recorded tables (see ``Source``); ``data`` is empty then. ``from_run``, a flag
     and key called ``from``, is an earlier run whose ratings are taken over; ``trials`` are new candidates.
+    With ``time`` a plan decides what is not given (``given``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
@@ -44,6 +49,7 @@ class SearchConfig(BaseModel):
     space: str = "fbnet"
     device: tuple[str, ...] = Field(("cpu",), min_length=1)
     budget_ms: float | None = Field(None, gt=0, allow_inf_nan=False)
+    time: float | None = Field(None, gt=0, allow_inf_nan=False)
     trials: int = Field(100, ge=0)
     input: str | None = None
     oracle: str = "supernet"
@@ -51,6 +57,7 @@ class SearchConfig(BaseModel):
     sampler: SamplerKind = "gp"
     seed: int = Field(0, ge=0)
     finalists: int = Field(6, ge=1)
+    family: int = Field(3, ge=0)
     supernet_steps: int = Field(2000, ge=1)
     proxy_epochs: int = Field(3, ge=1)
     final_epochs: int = Field(FINAL.epochs, ge=1)
@@ -67,7 +74,7 @@ class SearchConfig(BaseModel):
 
     def identity(self) -> dict[str, object]:
         """Return what makes this search the search it is; the rest may change when it is resumed."""
-        free = {"out", "trials", "finalists", "workers", "ray", "table", "accept_table"}
+        free = {"out", "trials", "finalists", "family", "workers", "ray", "table", "accept_table"}
         places = {
             "from": str(self.from_run.absolute()) if self.from_run else None,
             "data": str(_place(self.data)) if self.data else "",
@@ -89,11 +96,29 @@ class SearchConfig(BaseModel):
             distil=self.distil,
         )  # fmt: skip
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings that were given, which no plan changes; ``auto`` gives none."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        return {name: value for name, value in given.items() if value != AUTO}
+
+    @field_validator("time", mode="before")
+    @classmethod
+    def _seconds(cls, text: object) -> object:
+        if not isinstance(text, str):
+            return text
+        parts = re.fullmatch(r"(\d+h)?(\d+m)?(\d+s)?", text, re.ASCII)
+        seconds = sum(int(part[:-1]) * _UNITS_S[part[-1]] for part in parts.groups() if part) if parts else 0
+        if not seconds:
+            raise PydanticCustomError("no_time", "give a time such as 90s, 30m, 2h or 1h30m")
+        return seconds
+
     @field_validator("oracle")
     @classmethod
     def _known_oracle(cls, oracle: str) -> str:
-        if not is_table(oracle) and oracle not in get_args(OracleKind):
-            raise PydanticCustomError("unknown", f"give {', '.join(get_args(OracleKind))} or {PREFIX}FILE#COLUMN")
+        kinds = (*get_args(OracleKind), AUTO)
+        if not is_table(oracle) and oracle not in kinds:
+            raise PydanticCustomError("unknown", f"give {', '.join(kinds)} or {PREFIX}FILE#COLUMN")
         return oracle
 
     @field_validator("trials")
@@ -125,6 +150,8 @@ class SearchConfig(BaseModel):
         Raises:
             InputError: a value is out of range, or two do not go together; the flags are named.
         """
+        if values.get("time") is not None:
+            values = {"oracle": AUTO, **values}
         try:
             config = cls.model_validate(values)
         except ValidationError as error:
@@ -141,6 +168,7 @@ class SearchConfig(BaseModel):
                 f"--sampler {self.sampler} trains for each latency anew, which --from does without: leave --from out, "
                 "or give --sampler gp"
             )
+        self._require_plannable()
         tables = [device for device in self.device if is_table(device)]
         if not self.recorded:
             if tables:
@@ -165,6 +193,18 @@ class SearchConfig(BaseModel):
                 )
         for text in (self.oracle, *tables):
             Source.parse(text)
+
+    def _require_plannable(self) -> None:
+        if self.time is None:
+            if self.oracle == AUTO:
+                raise InputError(f"--oracle {AUTO} decides by the time that there is: give --time too")
+            return
+        if self.from_run is not None:
+            raise InputError("--time: with --from, which takes ratings over, nothing is left to plan; leave it out")
+        if self.recorded:
+            raise InputError("--time: a search on recorded tables takes seconds; leave it out")
+        if self.sampler in LEARNED:
+            raise InputError(f"--time plans no learned distribution: leave it or --sampler {self.sampler} out")
 
 
 def is_table(text: str) -> bool:

@@ -69,6 +69,11 @@ class RunFolder:
         return self.path / "rungs"
 
     @property
+    def plan(self) -> Path:
+        """How ``--time`` is divided."""
+        return self.path / "plan.json"
+
+    @property
     def cache(self) -> Path:
         """Decoded images."""
         return self.path / "data"
@@ -80,6 +85,10 @@ class RunFolder:
     def measured(self, device: Device) -> Path:
         """Return the finalists' latencies on a device."""
         return self.path / "measured" / f"{device.slug}.json"
+
+    def shortlist(self, device: Device) -> Path:
+        """Return the latencies of untrained candidates on a device."""
+        return self.path / "measured" / f"{device.slug}.shortlist.json"
 
     def save(self) -> None:
         """Write the record."""
@@ -108,6 +117,11 @@ def read_record(path: Path) -> dict[str, Any]:
     return read_sealed(
         path / "run.json", SCHEMA_VERSION, "run record", "restore it from a copy, or begin anew with another --out"
     )
+
+
+def settings(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run by its record: those that it was told, or that its plan decided (``--time``)."""
+    return {**record["config"], **record["identity"], **record.get("planned", {})}
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The measured stages of a run: a latency table per device at its start, the finalists on each device at its end."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -12,12 +12,13 @@ from latency.fit import FittedTable
 from latency.host import fingerprint
 from latency.table import LatencyTable
 from nas.config import SearchConfig
+from nas.delivery.choice import LARGEST, Finalist
 from nas.delivery.finalists import Trained
 from nas.delivery.front import Candidate, DeviceFront, select
 from nas.delivery.measured import Measurement, measure_kept
+from nas.delivery.value import Comparison, Point, compare
 from nas.devices import Progress, on_each
 from nas.folder import RunFolder
-from nas.search.record import Evaluated
 from nas.search.study import fastest
 from nas.search.target import TableTarget, Target
 from search_spaces.errors import InputError
@@ -114,10 +115,14 @@ def device_fronts(
     console: Console,
     devices: list[Device],
     targets: list[TableTarget],
-    rated: list[Evaluated],
+    finalists: Sequence[Finalist],
     trained: list[Trained],
+    test_images: int,
 ) -> tuple[DeviceFront, ...]:
-    """Measure the finalists on every device and return the fronts; a certificate is left beside every file."""
+    """Measure the finalists on every device and return the fronts; a certificate is left beside every file.
+
+    ``test_images`` is the number of images that test accuracies are shares of.
+    """
 
     def work(device: Device, progress: Progress) -> Measurement:
         target = targets[devices.index(device)]
@@ -129,21 +134,21 @@ def device_fronts(
     bar = console.progress(f"measuring the finalists on {names(devices)}")
     measurements = on_each(devices, bar, work)
     return tuple(
-        _device_front(folder, console, number, devices, targets[number], measurement, rated, trained)
+        _device_front(folder, console, number, devices, targets[number], measurement, finalists, trained, test_images)
         for number, measurement in enumerate(measurements)
     )
 
 
 def _device_front(
     folder: RunFolder, console: Console, number: int, devices: list[Device], target: TableTarget, found: Measurement,
-    rated: list[Evaluated], trained: list[Trained],
+    finalists: Sequence[Finalist], trained: list[Trained], test_images: int,
 ) -> DeviceFront:  # fmt: skip
     device = devices[number]
     first = device.form not in {other.form for other in devices[:number]}
     change = drift(target.table, {name: latency.measured for name, latency in found.latency.items()})
     folder.record["report"][_title(device.name)]["latency now / when the table was built"] = f"{change:.3f}"
     console.say(f"{device.name} is now at {change:.3f} x the latency of when its table was built; {found.noise}")
-    by_id = {t.architecture.id: t for t in rated}
+    by_id = {f.architecture.id: f for f in finalists}
     candidates, certificates = [], {}
     for one in trained:
         predicted_ms = by_id[one.id].ms[number]
@@ -156,7 +161,20 @@ def _device_front(
     return DeviceFront(
         device=device.name, fingerprint=fingerprint(device), budget_ms=target.budget_ms, drift=change,
         host=found.noise, certificates=certificates, candidates=front, rejected=rejected,
+        comparison=_comparison(candidates, target, test_images),
     )  # fmt: skip
+
+
+def _comparison(candidates: Sequence[Candidate], target: TableTarget, test_images: int) -> Comparison | None:
+    within = [c for c in candidates if target.budget_ms is None or c.measured_ms <= target.budget_ms]
+    own, family = ([c for c in within if (c.origin == "baseline") is wanted] for wanted in (False, True))
+    unsearched = all(c.origin == LARGEST for c in own)
+    way = "taking the largest network per latency bin" if unsearched else "the search"
+    return compare(way, _points(own), _points(family), 1 / target.space.classes, test_images)
+
+
+def _points(candidates: Sequence[Candidate]) -> list[Point]:
+    return [Point(c.measured_ms, c.val_accuracy, c.test_accuracy) for c in candidates]
 
 
 def _certificate(device: Device, trained: Trained, found: Measurement, predicted_ms: float) -> Certificate:
@@ -179,15 +197,15 @@ def _certificate(device: Device, trained: Trained, found: Measurement, predicted
 
 
 def _candidate(
-    space: SearchSpace, rated: Evaluated, trained: Trained, device: Device, certificate: Certificate, path: str
+    space: SearchSpace, finalist: Finalist, trained: Trained, device: Device, certificate: Certificate, path: str
 ) -> Candidate:
     file, measured_ms, predicted_ms = trained.files[device.form], certificate.measured_ms, certificate.predicted_ms
     assert predicted_ms is not None
     return Candidate(
         id=trained.id,
         architecture=trained.architecture,
-        origin=rated.origin,
-        search_accuracy=rated.accuracy,
+        origin=finalist.origin,
+        search_accuracy=finalist.accuracy,
         val_accuracy=file.val_accuracy,
         test_accuracy=file.test_accuracy,
         float_val_accuracy=trained.files[""].val_accuracy,
@@ -196,8 +214,8 @@ def _candidate(
         measured_ms=measured_ms,
         measured_ms_low=certificate.measured_ms_low,
         measured_ms_high=certificate.measured_ms_high,
-        macs=space.macs(rated.architecture),
-        params=space.params(rated.architecture),
+        macs=space.macs(finalist.architecture),
+        params=space.params(finalist.architecture),
         onnx=file.onnx,
         onnx_sha256=file.onnx_sha256,
         max_difference=file.max_difference,

@@ -21,7 +21,7 @@ from latency.host import fingerprint
 from latency.table import LatencyTable
 from nas.config import SearchConfig
 from nas.delivery.finalists import finished
-from nas.folder import RunFolder, read_record
+from nas.folder import RunFolder, read_record, settings
 from nas.measuring import Console
 from nas.search.record import REUSED_FROM, Evaluated, describe, evaluated_trials, origin
 from nas.search.samplers import LEARNED
@@ -36,10 +36,10 @@ TRIALS = 40
 """How many new candidates are considered unless --trials says otherwise; none where each would be trained."""
 
 # A budget belongs to a device, the others to a command.
-_NOT_INHERITED = {"out", "from", "budget_ms", "trials", "table", "accept_table", "workers", "ray"}
+_NOT_INHERITED = {"out", "from", "budget_ms", "time", "trials", "table", "accept_table", "workers", "ray"}
 # No rating depends on these.
 _FINAL = {"final_epochs", "label_smoothing", "mixup", "cutmix", "ema", "distil"}
-_MAY_DIFFER = {"from", "budget_ms", "device", "sampler", "halving", *_FINAL}
+_MAY_DIFFER = {"from", "budget_ms", "time", "device", "sampler", "halving", *_FINAL}
 
 
 def inherit(run: Path, given: Mapping[str, object]) -> SearchConfig:
@@ -53,8 +53,7 @@ def inherit(run: Path, given: Mapping[str, object]) -> SearchConfig:
     if out.resolve() == run.resolve():
         raise InputError(f"--from {run} is the folder of --out too; give the new run a folder of its own")
     # What was begun goes on without the earlier run.
-    record = read_record(out if (out / "run.json").exists() else run)
-    before = {**record["config"], **record["identity"]}
+    before = settings(read_record(out if (out / "run.json").exists() else run))
     if before["sampler"] in LEARNED:
         raise InputError(
             f"--from {run}: it was searched with --sampler {before['sampler']}, whose supernet leaves images for the "
@@ -226,19 +225,23 @@ def tell_reused(folder: RunFolder, console: Console, known: Sequence[Evaluated])
 
 
 def take_finalists(
-    config: SearchConfig, folder: RunFolder, console: Console, rated: Sequence[Evaluated], devices: Sequence[Device]
+    config: SearchConfig,
+    folder: RunFolder,
+    console: Console,
+    known: Sequence[Architecture],
+    devices: Sequence[Device],
 ) -> None:
-    """Copy the finalists among ``rated`` that the earlier run has trained alike, with the files that devices ask for.
+    """Copy those of ``known`` that the earlier run has trained alike, with the files that devices ask for.
 
     What was copied stays when the earlier run is gone.
     """
     run = config.from_run
     if run is None or not (run / "run.json").exists():
         return
-    before, now = read_record(run)["identity"], config.identity()
+    before, now = settings(read_record(run)), config.identity()
     if all(before.get(name) == now[name] for name in _FINAL):
         forms = {device.form for device in devices}
-        copied = [trial for trial in rated if _take_finalist(run, folder.path, trial.architecture, forms)]
+        copied = [architecture for architecture in known if _take_finalist(run, folder.path, architecture, forms)]
         if copied:
             folder.record["report"]["reused"]["trained finalists"] = len(copied)
             console.say(f"reused from {run}: {len(copied)} finalists that are trained already")

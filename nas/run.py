@@ -13,11 +13,15 @@ from latency.device import Device
 from latency.files import read_sealed, write_sealed
 from latency.host import fingerprint
 from nas.config import SearchConfig, make_space, parse_input, require_space
-from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished
+from nas.delivery.choice import Finalist, choose, choose_unsearched
+from nas.delivery.finalists import FinalTraining, Trained, finished
 from nas.delivery.front import Front
+from nas.delivery.shortlist import shortlist
 from nas.folder import RunFolder
 from nas.measuring import Console, device_fronts, make_targets
 from nas.reuse import Reused, add_ratings, lacking, take_finalists, take_over, tell_reused
+from nas.schedule import Schedule
+from nas.search.baselines import family_within
 from nas.search.distribution import Probabilities, load, save, summary
 from nas.search.dnas import learn_at_budget, require_layers
 from nas.search.executor import Work, all_cores, connect_ray, make_executor, one_thread
@@ -28,8 +32,8 @@ from nas.search.study import Driver, enqueue, first_candidates, open_study
 from nas.search.target import TableTarget, Target, metric
 from nas.training.data import Dataset, load_dataset
 from nas.training.oracle import OracleKind, RungOracle, Task, TrainOracle, make_oracle
+from nas.training.recipe import Recipe
 from nas.training.report import free_scores, rank_report
-from nas.training.train import Recipe
 from predictors.features import feature_matrix
 from predictors.quality import PredictorQuality
 from search_spaces.architecture import Architecture
@@ -120,6 +124,7 @@ class _Run:
         if config.workers > 1 or config.ray is not None:
             connect_ray(config.workers, config.ray)
         folder.record["devices"] = [fingerprint(device) for device in self.devices]
+        self.schedule = Schedule(config, folder, console) if config.time is not None else None
 
     def run(self) -> Front:
         one_thread()
@@ -134,9 +139,31 @@ class _Run:
             space = make_space(self.config.space, data.input_shape, len(data.classes))
             if self.config.sampler == "dnas":
                 require_layers(space)
-        task = self._task(space, data)
+            if self.schedule:
+                self.schedule.require_time(space, self.devices)
         with self.folder.stage("table"):
             targets = make_targets(self.config, self.folder, self.console, space, self.devices)
+        if self.schedule:
+            with self.folder.stage("plan"):
+                self.config = self.schedule.begin(self._task(space, data), targets, self.devices)
+        task = self._task(space, data)
+        rated = self._search(task, targets) if self.schedule is None or self.schedule.plan.search else None
+        if reused is not None:
+            self._tell_seconds()
+        short = rated
+        if rated and self.config.budget_ms is not None:
+            with self.folder.stage("shortlist"):
+                short = shortlist(self.folder, self.console, self.devices, targets, rated, self.config.finalists)
+        with self.folder.stage("finalists"):
+            finalists = self._choose(task, targets, rated, short)
+            trained = self._train_finalists(task, [finalist.architecture for finalist in finalists])
+        with self.folder.stage("front"):
+            front = self._front(task, targets, finalists, trained)
+        if self.schedule:
+            self.schedule.tell()
+        return front
+
+    def _search(self, task: Task, targets: list[TableTarget]) -> list[Evaluated]:
         with self.folder.stage("oracle"):
             self._train_supernet(task)
         with self.folder.stage("rank check"):
@@ -147,15 +174,9 @@ class _Run:
             free = partial(free_scores, task, kept=self.folder.naswot)
             if self.config.halving:
                 factory = partial(_rung_work, task, self.config, self.folder.rungs)
-            rated = search_study(
-                self.config, self.folder, self.console, space, targets, factory, free=free, learned=learned
+            return search_study(
+                self.config, self.folder, self.console, task.space, targets, factory, free=free, learned=learned
             )
-        if reused is not None:
-            self._tell_seconds()
-        with self.folder.stage("finalists"):
-            trained = self._train_finalists(task, rated)
-        with self.folder.stage("front"):
-            return self._front(task, targets, rated, trained)
 
     def _load_data(self) -> Dataset:
         config = self.config
@@ -245,30 +266,45 @@ class _Run:
                 executor.close()
         return [values[job.id] for job in jobs]
 
-    def _train_finalists(self, task: Task, rated: list[Evaluated]) -> list[Trained]:
-        config = self.config
-        take_finalists(config, self.folder, self.console, rated, self.devices)
-        chosen: dict[str, Architecture] = {}
-        for device in range(len(self.devices)):
-            for trial in choose_finalists(rated, config.finalists, device):
-                chosen[trial.architecture.id] = trial.architecture
-        for trial in rated:  # what an earlier session trained stays, also with fewer --finalists now
-            if finished(self.folder.path, trial.architecture):
-                chosen.setdefault(trial.architecture.id, trial.architecture)
-        if not chosen:
-            raise RunFailed("no candidate within the budget was rated; give more --trials")
+    def _choose(
+        self,
+        task: Task,
+        targets: list[TableTarget],
+        rated: list[Evaluated] | None,
+        short: list[Evaluated] | None,
+    ) -> list[Finalist]:
+        """Return what to train to the end, the best of ``short``; both are None where nothing was searched."""
+        config, path, space = self.config, self.folder.path, task.space
+        if rated is None or short is None:
+            open_study(self.folder.journal, [metric(target.kind, target.device) for target in targets])
+            finalists = choose_unsearched(path, space, targets, config.seed, config.finalists, config.family)
+        else:
+            if not rated:
+                raise RunFailed("no candidate within the budget was rated; give more --trials")
+            known = [*(trial.architecture for trial in rated), *family_within(space, targets)]
+            take_finalists(config, self.folder, self.console, known, self.devices)
+            finalists = choose(path, space, targets, rated, short, config.finalists, config.family)
+        if self.schedule:
+            self.config = self.schedule.settle(task, [finalist.architecture for finalist in finalists])
+        return finalists
+
+    def _train_finalists(self, task: Task, chosen: Sequence[Architecture]) -> list[Trained]:
         path = self.folder.path
-        factory = partial(FinalTraining, task, config.final, path, tuple(self.devices))
-        self._map("training the finalists", factory, [a for a in chosen.values() if not finished(path, a)])
-        done = [finished(path, architecture) for architecture in chosen.values()]
+        factory = partial(FinalTraining, task, self.config.final, path, tuple(self.devices))
+        self._map("training the finalists", factory, [a for a in chosen if not finished(path, a)])
+        done = [finished(path, architecture) for architecture in chosen]
         return [trained for trained in done if trained is not None]
 
-    def _front(self, task: Task, targets: list[TableTarget], rated: list[Evaluated], trained: list[Trained]) -> Front:
+    def _front(
+        self, task: Task, targets: list[TableTarget], finalists: list[Finalist], trained: list[Trained]
+    ) -> Front:
         data = task.dataset
         front = Front(
             space=task.space.name, input_shape=data.input_shape, data=self.config.data, data_digest=data.digest,
             classes=data.classes,
-            devices=device_fronts(self.folder, self.console, self.devices, targets, rated, trained),
+            devices=device_fronts(
+                self.folder, self.console, self.devices, targets, finalists, trained, len(data.test)
+            ),
         )  # fmt: skip
         front.save(self.folder.path)
         return front

@@ -79,6 +79,7 @@ def _show_measured(device: DeviceFront) -> None:
             "when its table was built",
             markup=False,
         )
+    console.print(device.compared, markup=False)
     for rejected in device.rejected:
         console.print(
             f"not on the front: {rejected.id} ({rejected.origin}, {100 * rejected.val_accuracy:.2f} %, "

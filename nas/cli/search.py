@@ -66,6 +66,14 @@ def search(
     space: Space = _DEFAULT["space"],
     device: Device = ["cpu"],  # noqa: B006  (Typer copies it)
     budget_ms: Annotated[float | None, typer.Option(help="Slowest network of interest, in ms.")] = None,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Plan the search to take this long, as in 90s, 30m or 1h30m: what is not given is decided by what the "
+            "parts are measured to cost.",
+        ),
+    ] = None,
     trials: Annotated[
         int, typer.Option(help=f"Candidates to consider; with --from new ones, {TRIALS} unless each is trained.")
     ] = _DEFAULT["trials"],
@@ -74,7 +82,8 @@ def search(
         str,
         typer.Option(
             metavar="ORACLE",
-            help="How candidates are rated: supernet, train, or table:FILE#COLUMN, which has recorded accuracies.",
+            help="How candidates are rated: supernet, train, or table:FILE#COLUMN, which has recorded accuracies; "
+            "auto, the default with --time, takes what pays.",
         ),
     ] = _DEFAULT["oracle"],
     halving: Annotated[
@@ -86,9 +95,10 @@ def search(
     ] = _DEFAULT["halving"],
     sampler: Annotated[SamplerKind, typer.Option(help="How candidates are proposed.")] = _DEFAULT["sampler"],
     seed: Seed = _DEFAULT["seed"],
-    finalists: Annotated[
-        int, typer.Option(help="Networks to train to the end, beside the best of the hand-made family.")
-    ] = _DEFAULT["finalists"],
+    finalists: Annotated[int, typer.Option(help="Networks of the search to train to the end.")] = _DEFAULT["finalists"],
+    family: Annotated[
+        int, typer.Option(help="Members of the hand-made family to train beside them, as the baseline; 0 for none.")
+    ] = _DEFAULT["family"],
     supernet_steps: Annotated[
         int, typer.Option(help="Training steps of the supernet, rounded up to whole epochs.")
     ] = _DEFAULT["supernet_steps"],
@@ -128,11 +138,16 @@ def search(
 
     With --from RUN only latencies are new: all that RUN has rated counts here as well, and its supernet rates the
     new candidates, so nothing is trained before the finalists. Settings that are not given are those of RUN, but for
-    --budget-ms; --device, --budget-ms, --trials, --sampler, --finalists and what is said of the final training may
-    differ.
+    --budget-ms; --device, --budget-ms, --trials, --sampler, --finalists, --family and what is said of the final
+    training may differ.
+
+    With --time, steps, networks and epochs that are not given are planned: the table of blocks first, then cheap
+    ratings, then more than half of the time for the finalists. Where the time is too short for a search to pay, the
+    hand-made family and the largest network per latency bin are trained instead.
     """
     values = {"from" if n == "from_run" else n: v for n, v in locals().items() if n not in ("config", "context")}
-    checked = SearchConfig.checked(**values) if from_run is None else inherit(from_run, _given(context, values))
+    given = _given(context, values)
+    checked = SearchConfig.checked(**given) if from_run is None else inherit(from_run, given)
     command = shlex.join(["nas", *sys.argv[1:]])
     with open_folder(checked, command) as folder:
         run = run_replay if checked.recorded else run_search

@@ -30,30 +30,30 @@ QUANTISATION_IMAGES = 64
 
 
 def choose_finalists(rated: Sequence[Evaluated], count: int, device: int) -> list[Evaluated]:
-    """Return ``count`` candidates spread over the front, and the best of the baseline family if it is not one.
+    """Return ``count`` candidates by rising latency: the front first, then what only the front dominates, and so on.
 
-    The front's range of log latency is split into ``count`` equal bins that take turns; a front of fewer
-    candidates is filled up with the best dominated ones, for ratings are noisy.
+    Of a front of more candidates than are left, the range of log latency is split into as many equal bins that take
+    turns.
     """
-    if not rated:
-        return []
-    keep = non_dominated([(t.accuracy, t.ms[device]) for t in rated])
-    front = [t for t, kept in zip(rated, keep, strict=True) if kept]
+    chosen: list[Evaluated] = []
+    left = list(rated)
+    while left and len(chosen) < count:
+        keep = non_dominated([(t.accuracy, t.ms[device]) for t in left])
+        front = [t for t, kept in zip(left, keep, strict=True) if kept]
+        chosen += _spread(front, count - len(chosen), device)
+        left = [t for t, kept in zip(left, keep, strict=True) if not kept]
+    return sorted(chosen, key=lambda t: t.ms[device])
+
+
+def _spread(front: Sequence[Evaluated], count: int, device: int) -> list[Evaluated]:
     logs = [math.log(t.ms[device]) for t in front]
     width = (max(logs) - min(logs)) / count or 1.0
     bins: dict[int, list[Evaluated]] = {}
     for trial in sorted(front, key=lambda t: -t.accuracy):
         number = min(count - 1, int((math.log(trial.ms[device]) - min(logs)) / width))
         bins.setdefault(number, []).append(trial)
-    # The best of every bin, then the second of every bin, and so on; at last the dominated.
-    turns = [t for turn in zip_longest(*bins.values()) for t in turn if t is not None]
-    dominated = sorted((t for t in rated if t not in front), key=lambda t: -t.accuracy)
-    finalists = {t.architecture.id: t for t in [*turns, *dominated][:count]}
-    family = [t for t in rated if t.origin == "baseline"]
-    if family:
-        best = max(family, key=lambda t: t.accuracy)
-        finalists.setdefault(best.architecture.id, best)
-    return sorted(finalists.values(), key=lambda t: t.ms[device])
+    # The best of every bin, then the second of every bin, and so on.
+    return [t for turn in zip_longest(*bins.values()) for t in turn if t is not None][:count]
 
 
 @dataclass(frozen=True)

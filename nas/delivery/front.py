@@ -9,20 +9,21 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from latency.certificate import Certificate
 from latency.files import kind_of, read_sealed, sha256, write_sealed, write_text
+from nas.delivery.value import Comparison
 from nas.search.pareto import non_dominated
 from nas.search.record import Evaluated
 from nas.search.target import Kind, metric
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 
 class Candidate(BaseModel):
     """A network that was trained to the end, exported, checked and re-measured on one device.
 
     Accuracies are fractions in [0, 1], latencies ms of one inference, ``macs`` and ``params`` counts.
-    ``search_accuracy`` is what the search's oracle gave it (a prediction of ``val_accuracy``);
+    ``search_accuracy`` is what the search's oracle gave it (a prediction of ``val_accuracy``), or None;
     ``measured_ms_low`` and ``measured_ms_high`` bound the 90 % bootstrap interval of ``measured_ms``;
     ``accurate_prediction`` tells that ``measured_ms`` is within 5 % of ``predicted_ms``. The accuracies are those of
     the file ``onnx``; ``float_val_accuracy`` is that of the network before any quantisation. ``max_difference`` is
@@ -35,7 +36,7 @@ class Candidate(BaseModel):
     id: str
     architecture: str
     origin: str
-    search_accuracy: float
+    search_accuracy: float | None
     val_accuracy: float
     test_accuracy: float
     float_val_accuracy: float
@@ -63,7 +64,8 @@ class DeviceFront(BaseModel):
 
     ``drift`` is the device's latency now over that of when its table was built, by networks measured both times:
     predictions are of then, measurements of now. ``certificates`` vouch for every file measured on the device, by the
-    id of its network; ``host`` says how quiet the machine was.
+    id of its network; ``host`` says how quiet the machine was. ``comparison`` sets the search's own networks beside
+    the hand-made family's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -76,11 +78,19 @@ class DeviceFront(BaseModel):
     certificates: dict[str, Certificate]
     candidates: tuple[Candidate, ...]
     rejected: tuple[Rejected, ...]
+    comparison: Comparison | None = None
 
     @property
     def metric(self) -> str:
         """The name of this device's latency in the study."""
         return metric("predicted", self.device)
+
+    @property
+    def compared(self) -> str:
+        """The comparison with the hand-made family in a sentence."""
+        if self.comparison is None:
+            return "no comparison with the hand-made family: it takes networks of both within the budget (--family)"
+        return self.comparison.sentence()
 
 
 class RecordedCandidate(BaseModel):

@@ -96,6 +96,17 @@ def test_connectors_run_from_prediction_to_measurement(trials, device_front):
     assert len(trace.x) == 3 * 8
 
 
+def test_networks_that_were_not_rated_have_no_prediction(trials, device_front):
+    first, *others = device_front.candidates
+    unrated = first.model_copy(update={"search_accuracy": None})
+    front = device_front.model_copy(update={"candidates": (unrated, *others)})
+    figure = front_figure(trials, front)
+    trace = _named(figure, "from predicted")
+    assert len(trace.x) == 3 * (len(others) + len(front.rejected))
+    hovers = [text for marks in figure.data for text in marks.hovertext or ()]
+    assert sum("not rated by the search" in text for text in hovers) == 1
+
+
 def test_every_legend_entry_says_predicted_or_measured(trials, device_front):
     shown = [trace for trace in front_figure(trials, device_front).data if trace.showlegend is not False]
     assert len(shown) == 7

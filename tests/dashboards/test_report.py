@@ -7,6 +7,7 @@ from PIL import Image
 from dashboards.report import write_report
 from nas.delivery.curves import Curve
 from nas.delivery.front import Front, RecordedFront
+from nas.delivery.value import Point, compare
 
 HOSTILE = "<script>alert(1)</script>"
 RUN = {
@@ -135,6 +136,15 @@ def test_state_of_the_device_is_told(page, device_front):
     text = "|".join(page.text)
     assert "Measured at 1.020 x the latency of when the table was built; a quiet host." in text
     assert all(value in text for value in device_front.fingerprint.values())
+
+
+def test_family_stands_beside_the_front(front, trials, tmp_path):
+    comparison = compare("the search", [Point(2.0, 0.9, 0.9)], [Point(1.0, 0.8, 0.8)], 0.1, 1000)
+    devices = (front.devices[0].model_copy(update={"comparison": comparison}), front.devices[1])
+    told = {device.device: trials for device in devices}
+    page = write_report(tmp_path, front.model_copy(update={"devices": devices}), told, RUN).read_text()
+    assert "the search beat the hand-made family by 10.0 points" in page and "hypervolume of their test" in page
+    assert page.count("no comparison with the hand-made family") == 1
 
 
 def test_link_cannot_become_a_script(front, trials, tmp_path):

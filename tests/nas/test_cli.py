@@ -25,8 +25,10 @@ from latency.table import LatencyTable
 from nas.cli.app import app
 from nas.cli.console import show_front
 from nas.cli.errors import exit_code
+from nas.config import SearchConfig
 from nas.delivery.export import ExportFailed
 from nas.delivery.front import Candidate, DeviceFront, Front, select
+from nas.delivery.value import Point, compare
 from nas.run import RunFailed
 from nas.search.study import SearchFailed
 from nas.training.train import TrainingDiverged
@@ -162,6 +164,8 @@ def test_interrupted_search(cli: Cli, table: Path, monkeypatch: pytest.MonkeyPat
         (["--data", "digits", "--trials", "many"], "--trials"),
         (["--data", "digits", "--trials", "1"], "--trials"),
         (["--data", "digits", "--budget-ms", "-1"], "--budget-ms"),
+        (["--data", "digits", "--time", "5 parrots"], "--time: give a time such as 90s, 30m, 2h or 1h30m, got '5 par"),
+        (["--data", "digits", "--oracle", "auto"], "give --time too"),
         (["--data", "digits", "--ema", "1"], "--ema"),
         (["--data", "digits", "--distil", "0.5", "--oracle", "train"], "--distil 0.5 needs a supernet"),
         (
@@ -508,7 +512,33 @@ def test_front_in_words(off: bool, capsys: pytest.CaptureFixture[str]) -> None:
         "! more than 5 % from what was measured; the device is now at 1.250 x the latency of when its table was built"
     )
     assert (told in lines) is off
+    assert "no comparison with the hand-made family: it takes networks of both within the budget (--family)" in lines
     assert lines[-1] == "not on the front: slow (search, 90.00 %, 9 ms measured): over the budget of 5.0 ms"
+
+
+def test_comparison_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    near = candidate("near", 2.0, 2.0)
+    comparison = compare("the search", [Point(2.0, 0.9, 0.9)], [Point(2.0, 0.8, 0.8)], 0.1, 1000)
+    device = DeviceFront(
+        device="cpu", fingerprint={}, budget_ms=None, drift=1, host="", certificates={}, candidates=(near,),
+        rejected=(), comparison=comparison,
+    )  # fmt: skip
+    show_front(Front(space="t", input_shape=(1, 8, 8), data="d", data_digest="", classes=("a",), devices=(device,)))
+    assert "the search beat the hand-made family by 10.0 points" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_given_settings_are_those_of_flags_and_files(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[SearchConfig] = []
+
+    def run(checked: SearchConfig, *_: object) -> None:
+        seen.append(checked)
+        raise RunFailed("x")
+
+    monkeypatch.setattr("nas.cli.search.run_search", run)
+    (tmp_path / "s.toml").write_text('time = "1h30m"\nfinalists = 6\ndata = "digits"\n')
+    assert cli("search", "--config", "s.toml", "--trials", 100, "--out", "run")[0] == 1
+    given = {"time": 5400, "finalists": 6, "data": "digits", "trials": 100, "out": Path("run")}
+    assert seen[0].given == given and seen[0].oracle == "auto"
 
 
 def test_export(cli: Cli, tmp_path: Path) -> None:

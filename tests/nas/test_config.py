@@ -31,6 +31,9 @@ def test_defaults_are_valid() -> None:
         ("trials", 2.5, "--trials"),
         ("seed", -1, "--seed"),
         ("finalists", 0, "--finalists"),
+        ("family", -1, "--family"),
+        *(("time", text, "--time") for text in ("5 parrots", "", "90", "0s", "-5m", "1.5h", "30m1h", "1h 30m", "٣m")),
+        *(("time", number, "--time") for number in (0, float("inf"))),
         ("supernet_steps", 0, "--supernet-steps"),
         ("proxy_epochs", 0, "--proxy-epochs"),
         ("final_epochs", 0, "--final-epochs"),
@@ -65,6 +68,35 @@ def test_value_out_of_range_names_its_flag(field: str, value: object, flag: str)
     text = str(error.value)
     assert text.startswith(f"{flag}: ") and repr(value) in text and "\n" not in text
     assert "Value error" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("30m", 1800), ("2h", 7200), ("1h30m", 5400), ("1h0m5s", 3605), ("100m", 6000)]
+)
+def test_time(text: str, seconds: float) -> None:
+    assert SearchConfig.checked(**{**BASE, "time": text}).time == seconds
+
+
+def test_time_leaves_the_oracle_open_and_knows_what_was_given() -> None:
+    assert SearchConfig.checked(**{**BASE, "time": "30m"}).oracle == "auto"
+    planned = SearchConfig.checked(**{**BASE, "time": "30m", "oracle": "auto", "trials": 100})
+    assert planned.given == {**BASE, "time": 1800, "trials": 100}  # the default, but given
+    assert SearchConfig.checked(**{**BASE, "time": "30m", "oracle": "train"}).given["oracle"] == "train"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"oracle": "auto"}, "--oracle auto decides by the time that there is: give --time too"),
+        ({"time": "30m", "from": Path("first")}, "--time: with --from"),
+        ({"time": "30m", "sampler": "dnas", "budget_ms": 1}, "leave it or --sampler dnas out"),
+        ({"time": "30m", "data": "", "oracle": "table:a.csv#b"}, "--time: a search on recorded tables takes seconds"),
+        ({"time": "30m", "halving": True}, "--halving"),
+    ],
+)
+def test_what_does_not_go_with_a_plan(given: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        SearchConfig.checked(**{**BASE, **given})
 
 
 def test_devices_are_named_in_one_way() -> None:
@@ -104,13 +136,13 @@ def test_parse_shape_assumes_colour() -> None:
 
 
 CHANGEABLE = {
-    "out": Path("elsewhere"), "trials": 7, "finalists": 2, "workers": 3, "ray": "auto", "table": Path("t.json"),
-    "accept_table": True,
+    "out": Path("elsewhere"), "trials": 7, "finalists": 2, "family": 2, "workers": 3, "ray": "auto",
+    "table": Path("t.json"), "accept_table": True,
 }  # fmt: skip
 DECISIVE = {
     "data": "other", "space": "other", "device": ("cpu:int8",), "budget_ms": 3.0, "input": "16", "oracle": "train",
-    "sampler": "random", "seed": 1, "supernet_steps": 5, "proxy_epochs": 5, "final_epochs": 5, "rank_networks": 0,
-    "label_smoothing": 0.3, "mixup": 0.3, "cutmix": 0.3, "ema": 0.3, "distil": 0.3,
+    "sampler": "random", "seed": 1, "time": 60, "supernet_steps": 5, "proxy_epochs": 5, "final_epochs": 5,
+    "rank_networks": 0, "label_smoothing": 0.3, "mixup": 0.3, "cutmix": 0.3, "ema": 0.3, "distil": 0.3,
 }  # fmt: skip
 
 
@@ -119,7 +151,7 @@ def test_identity_is_what_decides_the_result() -> None:
     identity = SearchConfig.checked(**BASE).identity()
     assert SearchConfig.checked(**{**BASE, **CHANGEABLE}).identity() == identity
     for field, value in DECISIVE.items():
-        changed = SearchConfig.checked(**{**BASE, field: value}).identity()
+        changed = SearchConfig.checked(**{**BASE, "oracle": "supernet", field: value}).identity()
         assert {key for key in identity if identity[key] != changed[key]} == {field}
     trained = SearchConfig.checked(**{**BASE, "oracle": "train"}).identity()
     assert SearchConfig.checked(**{**BASE, "oracle": "train", "halving": True}).identity() != trained

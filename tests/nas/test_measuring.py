@@ -18,12 +18,12 @@ from latency.models import network_models, spread_networks
 from latency.table import LatencyTable
 from nas.config import SearchConfig
 from nas.delivery import measured as measured_module
+from nas.delivery.choice import LARGEST, Finalist
 from nas.delivery.finalists import ModelFile, Trained
 from nas.delivery.front import DeviceFront
 from nas.devices import Progress
 from nas.folder import RunFolder
 from nas.measuring import device_fronts, make_targets, names
-from nas.search.record import Evaluated
 from nas.search.target import TableTarget
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
@@ -189,6 +189,7 @@ def test_budget_must_be_within_reach(device: MadeUpDevice, folder: RunFolder, ta
 # --- finalists
 
 FORMS = {"": "", "int8": ".int8"}
+IMAGES = 400
 FACTORS = [1.04, 1.06, 0.96, 0.94]
 
 
@@ -215,10 +216,10 @@ def trained(folder: RunFolder, contents: dict[str, dict[str, bytes]], device: Ma
     return finalists
 
 
-def rated(factors: list[float], device: MadeUpDevice) -> list[Evaluated]:
+def rated(factors: list[float], device: MadeUpDevice) -> list[Finalist]:
     """Return the finalists with predictions that the first made-up device exceeds by ``factors``; others differ."""
     return [
-        Evaluated(n, a, "search", 0.4, tuple(device.network_ms(a) / factors[n] * (1 + i) for i in range(len(DEVICES))))
+        Finalist(a, "search", 0.4, tuple(device.network_ms(a) / factors[n] * (1 + i) for i in range(len(DEVICES))))
         for n, a in enumerate(NETWORKS)
     ]
 
@@ -232,7 +233,7 @@ def fronts(
     for target in targets:
         folder.record["report"][f"latency table of {target.table.device}, on unseen networks"] = {}
     device.factor = 1.25
-    return device_fronts(folder, Quiet(), DEVICES, targets, trials, trained)
+    return device_fronts(folder, Quiet(), DEVICES, targets, trials, trained, IMAGES)
 
 
 def test_a_front_per_device(fronts: tuple[DeviceFront, ...], folder: RunFolder, device: MadeUpDevice) -> None:
@@ -282,7 +283,7 @@ def test_predictions_that_held_are_told_from_those_that_did_not(
     targets = [TableTarget(SPACE, tables["cpu"], None)]
     trials = rated([1.049, 1.051, 0.951, 0.949], device)
     folder.record["report"]["latency table of cpu, on unseen networks"] = {}
-    (front,) = device_fronts(folder, Quiet(), [CPU], targets, trials, trained)
+    (front,) = device_fronts(folder, Quiet(), [CPU], targets, trials, trained, IMAGES)
     found = {c.id: c.accurate_prediction for c in (*front.candidates, *front.rejected)}
     assert [found[a.id] for a in NETWORKS] == [True, False, True, False]
     assert front.drift == pytest.approx(1)
@@ -295,10 +296,33 @@ def test_what_is_too_slow_now_is_not_on_the_front(
     budget = sorted(device.network_ms(a) for a in NETWORKS)[1] * 1.01
     folder.record["report"]["latency table of cpu, on unseen networks"] = {}
     console = Quiet()
-    (front,) = device_fronts(folder, console, [CPU], [TableTarget(SPACE, tables["cpu"], budget)], trials, trained)
+    (front,) = device_fronts(
+        folder, console, [CPU], [TableTarget(SPACE, tables["cpu"], budget)], trials, trained, IMAGES
+    )
     assert front.budget_ms == budget and max(c.measured_ms for c in front.candidates) < budget
     assert sum(r.reason.startswith("over the budget") for r in front.rejected) == 2
     assert console.said[0].startswith("cpu is now at 1.000 x the latency of when its table was built; a quiet host")
+
+
+@pytest.mark.parametrize(("origin", "way"), [("search", "the search"), (LARGEST, "taking the largest network per la")])
+def test_family_is_compared_on_what_keeps_the_budget(
+    origin: str, way: str, folder: RunFolder, tables: dict[str, LatencyTable], trained: list[Trained],
+    device: MadeUpDevice,
+) -> None:  # fmt: skip
+    trials = sorted(rated([1.0] * 4, device), key=lambda t: t.ms)
+    budget = trials[2].ms[0] * 1.01
+    origins = [origin, "baseline", "baseline", "baseline"]
+    trials = [Finalist(t.architecture, o, None, t.ms) for t, o in zip(trials, origins, strict=True)]
+    folder.record["report"]["latency table of cpu, on unseen networks"] = {}
+    (front,) = device_fronts(
+        folder, Quiet(), [CPU], [TableTarget(SPACE, tables["cpu"], budget)], trials, trained, IMAGES
+    )
+    found = front.comparison
+    assert found is not None and found.way.startswith(way) and (found.networks, found.family) == (1, 2)
+    assert (found.low_ms, found.high_ms) == (pytest.approx(trials[1].ms[0]), pytest.approx(trials[2].ms[0]))
+    test = {t.id: t.files[""].test_accuracy for t in trained}
+    assert found.accuracy == test[trials[0].architecture.id]
+    assert all(c.search_accuracy is None for c in (*front.candidates, *front.rejected))
 
 
 def test_what_was_measured_is_kept_and_the_anchors_beside_it(
@@ -310,10 +334,8 @@ def test_what_was_measured_is_kept_and_the_anchors_beside_it(
     assert {path.name for path in (folder.path / "measured").iterdir()} == {f"{one.slug}.json" for one in DEVICES}
     targets = [TableTarget(SPACE, tables[one.name], None) for one in DEVICES]
     trials = rated(FACTORS, device)
-    trials = [
-        Evaluated(t.number, t.architecture, t.origin, t.accuracy, tuple(ms / 1.25 for ms in t.ms)) for t in trials
-    ]
-    again = device_fronts(folder, Quiet(), DEVICES, targets, trials, trained)
+    trials = [Finalist(t.architecture, t.origin, t.accuracy, tuple(ms / 1.25 for ms in t.ms)) for t in trials]
+    again = device_fronts(folder, Quiet(), DEVICES, targets, trials, trained, IMAGES)
     assert len(device.asked) == 3
     for one, other in zip(fronts, again, strict=True):
         assert {c.id: c.measured_ms for c in one.candidates} == {c.id: c.measured_ms for c in other.candidates}

@@ -182,7 +182,7 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     slower(2).table.save(folder / "two.json")
     config = SearchConfig.checked(
         data="digits", out=folder / "first", table=folder / "cpu.json", sampler="random", trials=6, supernet_steps=17,
-        finalists=1, final_epochs=1, rank_networks=2, proxy_epochs=1, budget_ms=0.25,
+        finalists=1, family=1, final_epochs=1, rank_networks=2, proxy_epochs=1, budget_ms=0.25,
     )  # fmt: skip
     run(config)
     return folder / "first"
@@ -250,9 +250,9 @@ def test_trained_finalists_are_copied(first: Path, whole: Path) -> None:
 def test_finalists_that_were_trained_otherwise_are_not_copied(first: Path, tmp_path: Path) -> None:
     for change, copied in (({}, True), ({"final_epochs": 2}, False), ({"label_smoothing": 0.3}, False)):
         config = second(first, tmp_path / str(change), **change)
-        rated = evaluated_trials(read_study(first / "study.journal"), SPACE)
+        known = [t.architecture for t in evaluated_trials(read_study(first / "study.journal"), SPACE)]
         folder = RunFolder(config.out, {"report": {"reused": {}}})
-        take_finalists(config, folder, Quiet(), rated, [Device.parse("cpu")])
+        take_finalists(config, folder, Quiet(), known, [Device.parse("cpu")])
         assert (config.out / "finalists").exists() == copied
 
 

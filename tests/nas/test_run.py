@@ -75,7 +75,8 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def search(out: Path, table: Path | None, **changes: Any) -> tuple[Front, Quiet]:
     settings: dict[str, Any] = {
-        "trials": 12, "supernet_steps": 60, "finalists": 2, "final_epochs": 2, "rank_networks": 2, "proxy_epochs": 1,
+        "trials": 12, "supernet_steps": 60, "finalists": 2, "family": 1, "final_epochs": 2, "rank_networks": 2,
+        "proxy_epochs": 1,
     }  # fmt: skip
     config = SearchConfig.checked(data="digits", out=out, table=table, **{**settings, **changes})
     console = Quiet()
@@ -104,6 +105,17 @@ def test_front_is_on_disk(run: tuple[Path, Front]) -> None:
             SPACE.blocks(architecture)
         )
         assert candidate.macs == SPACE.macs(architecture) and candidate.measured_ms > 0
+
+
+def test_family_stands_beside_the_result(run: tuple[Path, Front]) -> None:
+    (device,) = run[1].devices
+    finalists = (*device.candidates, *device.rejected)
+    family = [c for c in finalists if c.origin == "baseline"]
+    assert {SPACE.parse(c.architecture) for c in family} <= set(SPACE.baseline_family()) and family
+    comparison = device.comparison
+    assert comparison is not None and comparison.way == "the search"
+    assert (comparison.networks, comparison.family) == (len(finalists) - len(family), len(family))
+    assert comparison.high_ms == max(c.measured_ms for c in finalists) and 0 < comparison.error < 0.1
 
 
 def test_every_finalist_has_a_certificate(run: tuple[Path, Front]) -> None:
