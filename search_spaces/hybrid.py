@@ -293,7 +293,7 @@ class HybridSpace(MacroSpace):
             self.decide(ByHand(depth, width, liked))
             for liked in (("mb_k3_e3", "resconv_r4", "dw_k3_e2"), ("shsa_k3_e2", "resatt_r4", "dw_k7_e2", "resconv_r4"))
             for depth in range(deepest)
-            for width in (0, -1)
+            for width in range(max(len(scale["widths"]) for scale in self._scales))
         ]
         return list(dict.fromkeys(family))
 

@@ -100,7 +100,7 @@ class ByHand:
     def __call__(self, name: str, options: Sequence[str]) -> str:
         """Take a decision."""
         if name.endswith("_width"):
-            return options[self.width]
+            return options[min(self.width, len(options) - 1)]
         if "_at" not in name:  # which block leads to a scale, and whether a layer goes down
             return options[-1] if name.endswith("_scale") else options[0]
         place = name.partition("_at")[2]
