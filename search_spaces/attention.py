@@ -83,7 +83,7 @@ class SingleHead(nn.Module):
 
 @dataclass(frozen=True)
 class SingleHeadBlock(Attends, DepthwiseFFN):
-    """SHViT's block (section 4): residual depthwise convolution, single-head attention and feed-forward part.
+    """SHViT's block: residual depthwise convolution, single-head attention and feed-forward part.
 
     Attention works on 3 of 14 channels, with queries and keys of 16 features.
     """
@@ -150,7 +150,7 @@ class LinearAngular(nn.Module):
 class LinearAngularBlock(DepthwiseFFN):
     """The block of SHViT with linear-angular attention over all channels instead of a single softmax head.
 
-    Castling-ViT, section 4.2: the similarity of two unit vectors is 1/2 + q k / pi, the rest of the angular kernel a
+    Castling-ViT: the similarity of two unit vectors is 1/2 + q k / pi, the rest of the angular kernel a
     depthwise convolution of the values. As in the authors' code, 1/2 weighs a pixel's own value and the result has
     length 1 in each head; the convolution works on 3 x 3 pixels of the map. The auxiliary softmax attention, which
     their training fades out, is left out.

@@ -1,7 +1,7 @@
 """The two blocks of HyTra, convolution and attention in one frame, each defined once.
 
 Source: BossNAS: Exploring Hybrid CNN-transformers with Block-wisely Self-supervised Neural Architecture Search (ICCV
-2021, arXiv 2103.12424), section 4, and the authors' code of the networks that they train in the end.
+2021, arXiv 2103.12424), and the authors' code of the networks that they train in the end.
 """
 
 from collections import OrderedDict

@@ -1,7 +1,7 @@
 """Where a network's layers may run: scales that halve the resolution from one to the next, and paths through them.
 
-Source: BossNAS (ICCV 2021, arXiv 2103.12424), section 4: layers go down the scales of a fabric, never up, one scale at
-a time. A network of stages is the case in which each layer has one scale.
+Source: BossNAS (ICCV 2021, arXiv 2103.12424) and its authors' code: layers go down the scales of a fabric, never up,
+one scale at a time. A network of stages is the case in which each layer has one scale.
 """
 
 from collections.abc import Mapping, Sequence

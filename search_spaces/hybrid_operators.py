@@ -36,7 +36,7 @@ class FusedMBConvModule(nn.Module):
 
 @dataclass(frozen=True)
 class FusedMBConv(Layered):
-    """k x k expansion, h-swish, 1x1 projection; residual where shapes agree (LowFormer, section 3)."""
+    """k x k expansion, h-swish, 1x1 projection; residual where shapes agree (LowFormer)."""
 
     out_channels: int
     kernel: int
@@ -82,7 +82,7 @@ class FusedMBConv(Layered):
 class DepthwiseFFN(Layered):
     """Residual depthwise k x k convolution, then a residual feed-forward part of two 1x1 convolutions.
 
-    With a kernel of 3 it is the block of SHViT's first stage (section 4); larger ones see more pixels, as in ConvNeXt
+    With a kernel of 3 it is the block of SHViT's first stage; larger ones see more pixels, as in ConvNeXt
     (CVPR 2022, section 2.5).
     """
 
@@ -133,7 +133,7 @@ class DepthwiseFFN(Layered):
 
 @dataclass(frozen=True)
 class PatchMerging(Layered):
-    """SHViT's way to half the resolution (section 4 and the authors' code): a depthwise block, merging, and another.
+    """SHViT's way to half the resolution: a depthwise block, merging, and another.
 
     Merging is a 1x1 expansion by 4, a depthwise 3x3 convolution of stride 2, squeeze-excite and a 1x1 projection.
     """

@@ -1,7 +1,7 @@
 """LowFormer's block: attention at half the channels and few pixels between convolutions.
 
 Source: LowFormer: Hardware Efficient Design for Convolutional Transformer Backbones (WACV 2025, arXiv 2409.03460),
-section 4, and the authors' code.
+and its authors' code.
 """
 
 from collections import OrderedDict

@@ -77,7 +77,7 @@ def test_published_figures(name: str) -> None:
 
 
 def test_bossnet_t0_has_its_published_cost() -> None:
-    """3.4 billion without squeeze-excite (BossNAS, table 3)."""
+    """3.4 billion without squeeze-excite (BossNAS)."""
     space = home("bossnet_t0")
     assert round(space.macs(space.parse("bossnet_t0")) / 1e9, 1) == 3.4
     sides = [block.out_shape[1] for block in space.blocks(space.parse("bossnet_t0"))[2:-1]]

@@ -185,7 +185,7 @@ def test_single_head_equals_a_second_implementation() -> None:
 
 @torch.no_grad()
 def test_linear_angular_attention_equals_the_quadratic_one() -> None:
-    """Castling-ViT, equation 4: similarities 1/2 + q k / pi to first order, the 1/2 for a pixel's own value."""
+    """Castling-ViT: similarities 1/2 + q k / pi to first order, the 1/2 for a pixel's own value."""
     module, x = randomised(LinearAngularBlock((32, 4, 3), 3, 2))
     heads = module.linear.heads
     x1 = x + module.conv[1](module.conv[0](x))
