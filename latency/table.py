@@ -209,14 +209,15 @@ class LatencyTable(_Model):
         core_ms = grid.total(rows, lambda block: 0.0 if block.free else self._core_ms(block))
         count = grid.total(rows, lambda block: float(not block.free))
         switch_ms, plain_end = np.zeros(len(rows)), np.zeros(len(rows))
-        for position, (_, blocks) in enumerate(grid.positions):
+        for position in range(len(grid.positions)):
             runs = grid.chosen(rows, position, lambda block: float(not block.free)) > 0
             start, end = (
                 grid.chosen(rows, position, lambda b, n=name: 0.0 if b.free else getattr(self.blocks[b.key], n))  # type: ignore[misc]
                 for name in ("plain_start", "plain_end")
             )
             if position > 0:
-                switch_ms += (runs & (start != plain_end)) * self._border_ms(blocks[0].in_shape)
+                border_ms = grid.chosen(rows, position, lambda b: self._border_ms(b.in_shape))
+                switch_ms += (runs & (start != plain_end)) * border_ms
             plain_end = np.where(runs, end, plain_end)
         return self.calibration.predict_many_ms(core_ms, count, switch_ms)
 

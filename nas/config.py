@@ -17,6 +17,7 @@ from search_spaces.block import Shape
 from search_spaces.errors import InputError, unknown
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
+from search_spaces.hybrid import HybridSpace
 from search_spaces.nb201 import NB201Space
 from search_spaces.space import SearchSpace
 
@@ -24,7 +25,12 @@ AUTO = "auto"
 """The oracle that the plan of ``--time`` decides."""
 _UNITS_S = {"h": 3600, "m": 60, "s": 1}
 
-SPACES: dict[str, type[SearchSpace]] = {"fbnet": FBNetSpace, "fbnetv2": FBNetV2Space, "nb201": NB201Space}
+SPACES: dict[str, type[SearchSpace]] = {
+    "fbnet": FBNetSpace,
+    "fbnetv2": FBNetV2Space,
+    "hybrid": HybridSpace,
+    "nb201": NB201Space,
+}
 """The search spaces by name."""
 
 
@@ -244,21 +250,28 @@ def parse_shape(text: str) -> Shape:
     return shape if isinstance(shape, tuple) else (3, int(shape or 0), int(shape or 0))
 
 
-def require_space(name: str) -> None:
-    """Raise ``InputError`` unless there is a space of this name."""
-    if name not in SPACES:
-        raise unknown("space", name, SPACES)
+def require_space(name: str) -> tuple[type[SearchSpace], str | None]:
+    """Return the space of a name, and the macro-architecture that stands behind it as in ``hybrid/fabric-28``.
+
+    Raises:
+        InputError: there is no such space.
+    """
+    family, _, macro = name.partition("/")
+    known = [f"{each}/{macro}" for each, kind in SPACES.items() for macro in kind.macros() if macro]
+    if family not in SPACES or (macro and name not in known):
+        raise unknown("space", name, [*SPACES, *known] if macro else SPACES)
+    return SPACES[family], macro or None
 
 
 def make_space(name: str, shape: Shape | None, classes: int, architecture: str | None = None) -> SearchSpace:
-    """Return the space ``name`` for an input shape; the macro-architecture of ``architecture`` decides where it says.
+    """Return the space ``name`` for an input shape, in the macro-architecture that ``name`` or ``architecture`` says.
 
     Raises:
         InputError: there is no such space, or it does not take this input.
     """
-    require_space(name)
-    kind = SPACES[name]
-    macro = kind.home_of(architecture) if architecture else None
+    kind, macro = require_space(name)
+    if architecture and not macro:
+        macro = kind.home_of(architecture)
     if shape is None:
         shape = kind.default_shape(macro)
     return kind(shape, classes, macro)

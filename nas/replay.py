@@ -117,7 +117,7 @@ def _space(config: SearchConfig, oracle: Rows, predicting: Mapping[Source, Table
     first = next(iter(predicting.values()))
     found = (first.space, first.input_shape, first.classes)
     for source, table in predicting.items():
-        if table.space.partition("/")[0] != config.space:
+        if config.space not in (table.space, table.space.partition("/")[0]):
             raise InputError(f"{source.path} is for the space {table.space}, not for {config.space}")
         if (table.space, table.input_shape, table.classes) != found:
             raise InputError(f"{source.path} is for another input or other classes than the tables before")

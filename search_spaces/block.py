@@ -18,7 +18,8 @@ class Block(ABC):
     ``key`` is the canonical text: equal keys mean equal computations, so it names the block's row in a
     latency table. MACs and parameters follow the convention of the FBNet authors' published figures:
     MACs count convolutions, linear layers and the input elements of a global pooling; parameters count
-    convolution and linear weights, without biases and batch-norm affine terms.
+    convolution and linear weights, without biases and the affine terms of norms. In attention, the products
+    of two feature maps are MACs as well.
     """
 
     in_shape: Shape
@@ -68,6 +69,14 @@ class Block(ABC):
     def widths(self) -> Mapping[str, int]:
         """Channels behind those submodules at which alternatives may be narrower: what a mask leaves of a wider one."""
         return {}
+
+    @property
+    def maskable(self) -> bool:
+        """Whether masks at ``widths`` make of a wider alternative what this block computes.
+
+        Norms over all channels, and heads or halves of them, stand against it.
+        """
+        return True
 
     @abstractmethod
     def build(self) -> nn.Module:

@@ -7,14 +7,14 @@ Source: FBNet: Hardware-Aware Efficient ConvNet Design via Differentiable Neural
 import itertools
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Shape
-from search_spaces.chain import Candidate
-from search_spaces.grid import Grid
+from search_spaces.chain import Candidate, laid_out
+from search_spaces.grid import Grid, grid_positions, skips_last
 from search_spaces.macros import MacroSpace
 from search_spaces.operators import Classifier, ConvNormReLU, Identity, MBConv
 from search_spaces.space import Choose
@@ -102,25 +102,15 @@ class FBNetSpace(MacroSpace):
 
     def grid(self) -> Grid:
         """Return the space as rows of candidate numbers, one per layer."""
-        searched = [(i, list(row.values())) for i, row in enumerate(self._lowered)]
-        fixed = [(None, [block]) for block in self._tail]
+        options = dict.fromkeys(self._names, OPTIONS)
         described = np.array([_describe(option) for option in OPTIONS])
-        return Grid(
-            options=dict.fromkeys(self._names, OPTIONS),
-            positions=[(None, [self._stem]), *searched, *fixed],
-            descriptors=[described] * len(self._names),
-            canonical=self._skips_last,
-        )
-
-    def _skips_last(self, rows: NDArray) -> NDArray:
-        """Do to rows of option numbers what ``_canonical`` does to options."""
-        ordered = rows.copy()
         runs = itertools.groupby(range(len(self._layers)), key=self._run_of)
-        for first, *others in (list(run) for _, run in runs):
-            part = rows[:, first : first + 1 + len(others)]
-            places = np.argsort(part == OPTIONS.index(SKIP), axis=1, kind="stable")
-            ordered[:, first : first + 1 + len(others)] = np.take_along_axis(part, places, axis=1)
-        return ordered
+        return Grid(
+            options=options,
+            positions=grid_positions(laid_out(self.input_shape, self.candidates()), options),
+            descriptors=[(i, described) for i in range(len(self._names))],
+            canonical=partial(skips_last, runs=[(list(run), OPTIONS.index(SKIP)) for _, run in runs]),
+        )
 
     def _run_of(self, index: int) -> tuple[int, int]:
         layer = self._layers[index]

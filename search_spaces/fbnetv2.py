@@ -5,7 +5,7 @@ Source: FBNetV2: Differentiable Neural Architecture Search for Spatial and Chann
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from search_spaces.block import Block, Shape
 from search_spaces.chain import Candidate
 from search_spaces.macros import MacroSpace
 from search_spaces.operators import ConvNormReLU, Identity, round_channels
-from search_spaces.space import Choose
+from search_spaces.space import Choose, ask
 from search_spaces.squeeze_operators import ConvNormHSwish, PooledHead, Resize, SqueezeMBConv
 
 SKIP = "skip"
@@ -64,8 +64,8 @@ class _Layer:
             return _Choice(SKIP)
         expansion = "e0"
         if operator != CONV1:
-            expansion = _ask(choose, f"{name}_expansion", [f"e{e:g}" for e in self.expansions])
-        channels = _ask(choose, f"{name}_channels", [f"c{c}" for c in self.channels])
+            expansion = ask(choose, f"{name}_expansion", [f"e{e:g}" for e in self.expansions])
+        channels = ask(choose, f"{name}_channels", [f"c{c}" for c in self.channels])
         return _Choice(operator, float(expansion[1:]), int(channels[1:]))
 
     def decisions(self, name: str, choice: _Choice) -> list[tuple[str, str]]:
@@ -99,11 +99,6 @@ class _Layer:
         )  # fmt: skip
 
 
-def _ask(choose: Choose, name: str, options: Sequence[str]) -> str:
-    """Take a decision, unless there is nothing to decide."""
-    return choose(name, options) if len(options) > 1 else options[0]
-
-
 class FBNetV2Space(MacroSpace):
     """The FBNetV2 space for images of ``input_shape``, in the macro-architecture ``macro`` (data in fbnetv2.toml).
 
@@ -134,7 +129,7 @@ class FBNetV2Space(MacroSpace):
         self.searchable = sum(asked) + (len(self._sizes) > 1)
 
     def _chosen(self, choose: Choose) -> tuple[str, list[_Choice]]:
-        resolution = _ask(choose, "resolution", list(self._sizes))
+        resolution = ask(choose, "resolution", list(self._sizes))
         return resolution, [layer.decide(name, choose) for name, layer in zip(self._names, self._layers, strict=True)]
 
     def _choices(self, architecture: Architecture) -> tuple[str, list[_Choice]]:

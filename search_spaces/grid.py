@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block
+from search_spaces.chain import Position
 
 
 @dataclass(frozen=True)
@@ -18,15 +19,16 @@ class Grid:
 
     Args:
         options: decision -> options.
-        positions: the blocks of a network in order: the decision that chooses one, None where there is but one, and
-            the block of each of its options.
-        descriptors: what ``SearchSpace.descriptors`` says of each option, (options, numbers) per decision.
+        positions: the blocks of a network in order: the decisions that choose one, and the block of each combination
+            of their options, those of the last decision next to one another.
+        descriptors: what ``SearchSpace.descriptors`` says, part by part: the decision that it is about, and its
+            numbers (options, numbers) for each option; None and a single row where nothing is decided.
         canonical: maps rows to those of the equal canonical architectures.
     """
 
     options: Mapping[str, tuple[str, ...]]
-    positions: Sequence[tuple[int | None, Sequence[Block]]]
-    descriptors: Sequence[NDArray]
+    positions: Sequence[tuple[tuple[int, ...], Sequence[Block]]]
+    descriptors: Sequence[tuple[int | None, NDArray]]
     canonical: Callable[[NDArray], NDArray]
 
     def encode(self, architectures: Iterable[Architecture]) -> NDArray:
@@ -63,9 +65,12 @@ class Grid:
 
     def chosen(self, rows: NDArray, position: int, of_block: Callable[[Block], float]) -> NDArray:
         """Return what ``of_block`` says of the block at a position of each network (n,)."""
-        decision, blocks = self.positions[position]
-        values = np.array([of_block(block) for block in blocks])
-        return np.full(len(rows), values[0]) if decision is None else values[rows[:, decision]]
+        decisions, blocks = self.positions[position]
+        sizes = [len(options) for options in self.options.values()]
+        place = np.zeros(len(rows), int)
+        for decision in decisions:
+            place = place * sizes[decision] + rows[:, decision]
+        return np.array([of_block(block) for block in blocks])[place]
 
     def total(self, rows: NDArray, of_block: Callable[[Block], float]) -> NDArray:
         """Return the sum of ``of_block`` over the blocks of each network (n,)."""
@@ -73,4 +78,47 @@ class Grid:
 
     def describe(self, rows: NDArray) -> NDArray:
         """Return the descriptors of each architecture."""
-        return np.hstack([table[rows[:, i]] for i, table in enumerate(self.descriptors)])
+        nothing = np.zeros(len(rows), int)
+        return np.hstack([table[nothing if i is None else rows[:, i]] for i, table in self.descriptors])
+
+
+def grid_positions(
+    chain: Sequence[Position], options: Mapping[str, Sequence[str]]
+) -> list[tuple[tuple[int, ...], list[Block]]]:
+    """Return the ``positions`` of a grid from those of a chain in which every network takes all decisions.
+
+    Which block stands at a position follows from its own decisions and, where they change the shape that comes in,
+    from earlier ones.
+    """
+    found: list[tuple[tuple[int, ...], list[Block]]] = []
+    known: tuple[int, ...] = ()
+    shape = np.zeros((), int)  # what comes in, by the options of the decisions that are known to matter
+    for position in chain:
+        own = tuple(list(options).index(name) for name in position.options)
+        candidate = np.zeros([len(every) for every in position.options.values()], int)
+        for number, taken in enumerate(position.candidates):
+            candidate[tuple(every.index(taken[name]) for name, every in position.options.items())] = number
+        known += own
+        shape, candidate = np.broadcast_arrays(shape.reshape(shape.shape + (1,) * len(own)), candidate)
+        found.append((known, [position.blocks[i][k] for i, k in zip(shape.flat, candidate.flat, strict=True)]))
+        shape = position.leads_to.numpy()[shape, candidate]
+        for axis in reversed(range(len(known))):
+            if (shape == shape.take([0], axis)).all():
+                shape = shape.take(0, axis)
+                known = known[:axis] + known[axis + 1 :]
+    return found
+
+
+def skips_last(rows: NDArray, runs: Sequence[tuple[Sequence[int], int]]) -> NDArray:
+    """Return rows in which skips come after everything else, within each run of decisions.
+
+    Args:
+        rows: option numbers (n, D).
+        runs: the decisions of layers among which it does not matter where a skip stands, and the skip's number.
+    """
+    ordered = rows.copy()
+    for columns, skip in runs:
+        part = rows[:, columns]
+        places = np.argsort(part == skip, axis=1, kind="stable")
+        ordered[:, columns] = np.take_along_axis(part, places, axis=1)
+    return ordered

@@ -91,13 +91,14 @@ class MacroSpace(SearchSpace):
     def candidates(self) -> list[list[Candidate]]:
         """Return the candidates of each position of a network, from the image to the class scores."""
 
-    def chain(self) -> list[Position]:
+    def chain(self) -> list[Position] | None:
         """Return the positions of a network, with every shape that may come in."""
         return laid_out(self.input_shape, self.candidates())
 
     def positions(self) -> list[list[Block]]:
         """Return what may stand at each position, behind every shape that may come in."""
-        return [list(dict.fromkeys(block for row in each.blocks for block in row)) for each in self.chain()]
+        chain = laid_out(self.input_shape, self.candidates())
+        return [list(dict.fromkeys(block for row in each.blocks for block in row)) for each in chain]
 
     def _named_layers(self) -> dict[str, str]:
         """Return the layers, as text, of each published architecture of this macro-architecture."""

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from search_spaces.block import Block, Shape
 
 
-def _after_stride(side: int, stride: int) -> int:
+def after_stride(side: int, stride: int) -> int:
+    """Return the side (px) behind a convolution with "same" padding."""
     return -(-side // stride)
 
 
@@ -48,7 +49,7 @@ class ConvNormReLU(Block):
     def out_shape(self) -> Shape:
         """Shape of the output feature map."""
         _, height, width = self.in_shape
-        return self.out_channels, _after_stride(height, self.stride), _after_stride(width, self.stride)
+        return self.out_channels, after_stride(height, self.stride), after_stride(width, self.stride)
 
     @property
     def params(self) -> int:
@@ -142,7 +143,7 @@ class MBConv(Block):
     def out_shape(self) -> Shape:
         """Shape of the output feature map."""
         _, height, width = self.in_shape
-        return self.out_channels, _after_stride(height, self.stride), _after_stride(width, self.stride)
+        return self.out_channels, after_stride(height, self.stride), after_stride(width, self.stride)
 
     @property
     def residual(self) -> bool:

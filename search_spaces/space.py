@@ -19,6 +19,11 @@ Choose = Callable[[str, Sequence[str]], str]
 """Take the decision ``name`` among ``options`` and return one of them."""
 
 
+def ask(choose: Choose, name: str, options: Sequence[str]) -> str:
+    """Take a decision, unless there is nothing to decide."""
+    return choose(name, options) if len(options) > 1 else options[0]
+
+
 class SearchSpace(ABC):
     """A set of networks for one input shape and number of classes, written as a define-by-run program.
 

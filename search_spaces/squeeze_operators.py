@@ -17,12 +17,12 @@ from search_spaces.operators import ConvNormReLU, MBConv, MBConvModule, Weightle
 class SqueezeExcite(nn.Module):
     """Scale each channel by what two layers make of all channels' means (Squeeze-and-Excitation, CVPR 2018)."""
 
-    def __init__(self, channels: int, squeezed: int, act: nn.Module) -> None:
+    def __init__(self, channels: int, squeezed: int, act: nn.Module, gate: nn.Module) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels, squeezed, 1)
         self.act = act
         self.excite = nn.Conv2d(squeezed, channels, 1)
-        self.gate = nn.Hardsigmoid()
+        self.gate = gate
 
     def forward(self, x: Tensor) -> Tensor:
         """Map NCHW to NCHW."""
@@ -79,7 +79,7 @@ class SqueezeMBConv(MBConv):
         if self.expands:
             module.expand.act = act()
         if self.squeeze:
-            module.depthwise.squeeze = SqueezeExcite(self.mid_channels, self.squeezed_channels, act())
+            module.depthwise.squeeze = SqueezeExcite(self.mid_channels, self.squeezed_channels, act(), nn.Hardsigmoid())
         return module
 
 

@@ -54,7 +54,7 @@ def _space_of(
     if path is None:
         return make_space(name, parse_shape(input) if input else None, classes, architecture), None
     table = load_table(path)
-    if table.space.partition("/")[0] != name:
+    if name not in (table.space, table.space.partition("/")[0]):
         raise InputError(f"--table {path} is for the space {table.space}, not for {name}")
     space = make_space(name, table.input_shape, table.classes, f"{table.space}:")
     if input and parse_shape(input) != space.input_shape:
@@ -100,11 +100,14 @@ def show(
     """Show one architecture with its MACs and parameters, layer by layer.
 
     Counts follow the FBNet authors: MACs of convolutions, linear layers and global pooling; weights without
-    biases and batch norm.
+    biases and norms. In attention, products of two feature maps are MACs too. ``trainable`` are all parameters, those
+    of biases and norms too.
     """
     chosen, found = _space_of(space, input, classes, table, arch)
     architecture = chosen.parse(arch)
     facts = _facts(chosen, architecture, found)
+    with torch.device("meta"):  # shapes without values
+        facts["trainable"] = sum(parameter.numel() for parameter in chosen.build(architecture).parameters())
     if json:
         console.print_json(data=facts, indent=None)
         return
@@ -114,6 +117,7 @@ def show(
     ]
     rows.append(["total", "", f"{facts['macs']:,}", f"{facts['params']:,}"])
     Terminal().table(f"{architecture.text}  ({architecture.id})", ["block", "input", "MACs", "params"], rows)
+    console.print(f"with biases and norms: {facts['trainable']:,} params", markup=False)
     if found:
         console.print(f"predicted ms: {facts['predicted_ms']:.3g} on {found.device}", markup=False)
 

@@ -97,14 +97,15 @@ def _family(members: list[int], blocks: list[Block]) -> _Family:
 
 
 def _families(position: Position, modules: Mapping[str, nn.Module]) -> list[_Family]:
-    """Group a position's blocks by operator and by which parameters they have."""
+    """Group a position's blocks by operator and by which parameters they have; no mask, no company."""
     width = len(position.candidates)
-    groups: dict[tuple[str, frozenset[str]], dict[int, Block]] = {}
+    groups: dict[tuple[str, frozenset[str], str], dict[int, Block]] = {}
     for i, row in enumerate(position.blocks):
         for k, block in enumerate(row):
             parameters = frozenset(name for name, _ in modules[block.key].named_parameters())
             operator = position.candidates[k].get(position.operator or "", "")
-            groups.setdefault((operator, parameters), {})[i * width + k] = block
+            alone = "" if block.maskable else block.key
+            groups.setdefault((operator, parameters, alone), {})[i * width + k] = block
     return [_family(list(found), list(found.values())) for found in groups.values()]
 
 

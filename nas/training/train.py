@@ -160,7 +160,7 @@ def recalibrate(network: nn.Module, data: Dataset) -> nn.Module:
 
     Statistics inherited from a supernet, or averaged while weights still moved, misstate the accuracy.
     """
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d)]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # a plain average over the batches

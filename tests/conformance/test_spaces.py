@@ -13,6 +13,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
+from search_spaces.hybrid import HybridSpace
 from search_spaces.nb201 import NB201Space
 from search_spaces.space import SearchSpace, crossover, mutate, replay, sample, sample_spread
 
@@ -25,6 +26,11 @@ SPACES: dict[str, Callable[[], SearchSpace]] = {
     "fbnetv2, 28 px gray": lambda: FBNetV2Space((1, 28, 28), 10),
     "fbnetv2, not square": lambda: FBNetV2Space((3, 21, 34), 2),
     "fbnetv2, F1": lambda: FBNetV2Space((3, 128, 128), 10, "f1"),
+    "hybrid, 28 px gray": lambda: HybridSpace((1, 28, 28), 10),
+    "hybrid, 64 px": lambda: HybridSpace((3, 64, 64), 10),
+    "hybrid, not square": lambda: HybridSpace((3, 21, 34), 2),
+    "hybrid, 96 px": lambda: HybridSpace((3, 96, 96), 10),
+    "hybrid, fabric": lambda: HybridSpace((1, 28, 28), 10, "fabric-28"),
     "nb201": lambda: NB201Space((3, 32, 32), 10),
     "nb201, gray, not square": lambda: NB201Space((1, 8, 12), 3),
     "toy": ToySpace,

@@ -11,10 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from latency.emit import UnsupportedOperation, disagreement, to_onnx
+from search_spaces.attention import LinearAngularBlock, SingleHeadBlock
 from search_spaces.block import Block, Shape
+from search_spaces.bottleneck import ResAtt, ResConv
 from search_spaces.cell_operators import AveragePool, NormClassifier, ResidualDown
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
+from search_spaces.frame import ConvStem, MaxPool, PooledNormHead
+from search_spaces.hybrid import HybridSpace
+from search_spaces.hybrid_operators import DepthwiseFFN, FusedMBConv, PatchMerging
+from search_spaces.lowformer import LowFormerBlock
 from search_spaces.nb201 import NB201Space
 from search_spaces.operators import Classifier, ConvNormReLU, MBConv
 from search_spaces.space import sample
@@ -22,8 +28,11 @@ from search_spaces.squeeze_operators import ConvNormHSwish, PooledHead, Resize, 
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """Give every batch norm statistics and affine terms as after training: fresh ones hide mistakes."""
+    """Give every norm statistics and affine terms as after training: fresh ones hide mistakes."""
     for layer in module.modules():
+        if isinstance(layer, nn.GroupNorm | nn.LayerNorm):
+            nn.init.normal_(layer.weight)
+            nn.init.normal_(layer.bias)
         if isinstance(layer, nn.BatchNorm2d):
             assert layer.running_mean is not None and layer.running_var is not None
             nn.init.normal_(layer.running_mean)
@@ -68,6 +77,40 @@ def test_every_fbnetv2_block(shape: Shape) -> None:
         assert disagreement(to_onnx(module, block.in_shape), module, block.in_shape) < 1e-4
     for block in blocks[::5]:
         assert_equal(randomised(block.build()), block.in_shape)
+
+
+@pytest.mark.parametrize(("shape", "batch"), [((1, 28, 28), 1), ((1, 28, 28), 4), ((3, 30, 45), 1)], ids=str)
+def test_every_hybrid_block(shape: Shape, batch: int) -> None:
+    blocks = [block for block in HybridSpace(shape, 7).distinct_blocks() if not block.free]
+    assert len({type(block) for block in blocks}) == 11
+    for block in blocks:
+        module = randomised(block.build())
+        assert disagreement(to_onnx(module, block.in_shape, batch), module, block.in_shape, batch) < 1e-4
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize(
+    "block",
+    [
+        FusedMBConv((16, 9, 6), 24, 3, 2, 3),
+        DepthwiseFFN((16, 9, 6), 7, 2),
+        PatchMerging((16, 9, 6), 24),
+        SingleHeadBlock((40, 9, 6), 3, 2),
+        LinearAngularBlock((40, 9, 6), 5, 2),
+        LowFormerBlock((128, 9, 5), 2),
+        LowFormerBlock((256, 3, 4), 1),
+        ResConv((16, 9, 6), 32, 2, 4),
+        ResConv((32, 9, 6), 32, 1, 4),
+        ResAtt((16, 9, 6), 256, 2, 2),
+        ConvStem((3, 21, 34), 32, 3),
+        MaxPool((8, 9, 6)),
+        PooledNormHead((8, 9, 6), 5),
+        PooledNormHead((8, 9, 6), 5, 12),
+    ],
+    ids=lambda block: block.key,
+)
+def test_blocks_of_hybrid_networks(block: Block, batch: int) -> None:
+    assert_equal(randomised(block.build()), block.in_shape, batch)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -176,6 +219,7 @@ class Apply(nn.Module):
         self.plain = nn.BatchNorm2d(4, affine=False)
         self.instance = nn.BatchNorm2d(4, track_running_stats=False)
         self.linear = nn.Linear(4, 4)
+        self.up = nn.ConvTranspose2d(4, 3, 4, 2, 1)
         randomised(self.norm)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -215,18 +259,21 @@ def truth(m: Apply, x: Tensor) -> Tensor:
 
 
 REFUSED: dict[str, Callable[[Apply, Tensor], Tensor]] = {
-    "unknown function": lambda m, x: torch.sigmoid(x),
+    "unknown function": lambda m, x: torch.tanh(x),
     "unknown method": lambda m, x: x.div(2),
     "in place": lambda m, x: x.add_(1),
     "property": lambda m, x: x.data,
-    "index": lambda m, x: x[:, :2],
+    "index": lambda m, x: x[:, 0],
+    "new axis": lambda m, x: x[:, None],
     "setitem": assign,
     "branch": branch,
     "numpy": boolean,
     "tolist": lambda m, x: x + x.flatten().tolist()[0],
     "pieces": lambda m, x: F.relu(x.chunk(2, 1)[0]),
     "unpacked": lambda m, x: sum(x.unbind(0)),  # type: ignore[arg-type, return-value]
-    "list of tensors": lambda m, x: torch.cat([x, x], 1),
+    "stack of tensors": lambda m, x: torch.stack([x, x], 1),
+    "reflecting pad": lambda m, x: F.pad(x, (1, 1, 1, 1), "reflect"),
+    "pad with ones": lambda m, x: F.pad(x, (1, 1), value=1.0),
     "keyword": lambda m, x: torch.where(condition=torch.tensor(True), input=x, other=x),
     "add number": lambda m, x: x + 1.0,
     "scaled add": lambda m, x: x.add(x, alpha=2),
@@ -234,8 +281,7 @@ REFUSED: dict[str, Callable[[Apply, Tensor], Tensor]] = {
     "weights from input": lambda m, x: F.conv2d(x, x.view(4, 4, 2, 2)),
     "norm without affine terms": lambda m, x: m.plain(m.conv(x)),
     "norm of the batch": lambda m, x: m.instance(m.conv(x)),
-    "norm and without": norm_and_without,
-    "norm after use": norm_after_use,
+    "layer norm without affine terms": lambda m, x: F.layer_norm(x, (4,)),
     "norm without affine terms or convolution": lambda m, x: m.plain(x),
     "pool rounded up": lambda m, x: F.avg_pool2d(x, 3, ceil_mode=True),
     "pool with a divisor": lambda m, x: F.avg_pool2d(x, 2, divisor_override=3),
@@ -245,7 +291,11 @@ REFUSED: dict[str, Callable[[Apply, Tensor], Tensor]] = {
     "interpolated from corner to corner": lambda m, x: F.interpolate(x, (3, 3), mode="bilinear", align_corners=True),
     "interpolated smoothly": lambda m, x: F.interpolate(x, (3, 3), mode="bilinear", antialias=True),
     "interpolated in one dimension": lambda m, x: F.interpolate(x.view(-1, 4, 16), 7),
-    "linear on a map": lambda m, x: m.linear(x),
+    "linear with weights from input": lambda m, x: F.linear(x, x[:1, :1, :, :].view(4, 4)),
+    "group norm without affine terms": lambda m, x: F.group_norm(x, 2),
+    "normalised by the sum": lambda m, x: F.normalize(x, p=1.0),
+    "transposed convolution with weights from input": lambda m, x: F.conv_transpose2d(x, x.view(4, 4, 2, 2)),
+    "largest, rounded up": lambda m, x: F.max_pool2d(x, 3, ceil_mode=True),
     "input unused": lambda m, x: torch.zeros(1, 4),
     "input left": lambda m, x: torch.zeros(x.shape),
 }
@@ -291,6 +341,36 @@ KNOWN: dict[str, Callable[[Apply, Tensor], Tensor]] = {
     "more pixels": lambda m, x: F.interpolate(x, size=(5, 9), mode="bilinear", align_corners=False),
     "squeezed": lambda m, x: x * F.hardsigmoid(m.conv(F.avg_pool2d(x, x.shape[-2:]))),
     "norm of a scaled convolution": lambda m, x: m.norm(m.conv(x) * 0.5),
+    "norm and without": norm_and_without,
+    "norm after use": norm_after_use,
+    "linear on a map": lambda m, x: m.linear(x),
+    "linear on a map without bias": lambda m, x: F.linear(x, m.linear.weight),
+    "part": lambda m, x: x[:, 1:3],
+    "every second": lambda m, x: x[:, :, 1::2, ::3],
+    "narrowed": lambda m, x: x.narrow(2, 1, 2),
+    "list of tensors": lambda m, x: torch.cat([x, m.conv(x)], 1),
+    "list of tensors along the last axis": lambda m, x: torch.cat((x, x), dim=-1),
+    "leaky": lambda m, x: F.leaky_relu(m.conv(x), 0.1),
+    "softmax": lambda m, x: F.softmax(4 * x, dim=-1),
+    "softmax of a tensor": lambda m, x: (4 * x).softmax(1),
+    "sigmoid": lambda m, x: torch.sigmoid(4 * x),
+    "gelu": lambda m, x: F.gelu(4 * x),
+    "gelu by tanh": lambda m, x: F.gelu(4 * x, approximate="tanh"),
+    "group norm": lambda m, x: F.group_norm(x, 1, m.linear.bias, m.norm.bias),
+    "group norm of two groups": lambda m, x: F.group_norm(x, 2, m.linear.bias, m.norm.bias, 0.1),
+    "normalised": lambda m, x: F.normalize(x, dim=2),
+    "normalised channels": lambda m, x: F.normalize(m.conv(x)),
+    "transposed convolution": lambda m, x: m.up(x),
+    "transposed convolution of two groups": lambda m, x: F.conv_transpose2d(
+        x, m.conv.weight[:, :2], None, (1, 2), (0, 1), (0, 1), 2
+    ),
+    "largest": lambda m, x: F.max_pool2d(x, 3, 2, 1),
+    "largest of two sides": lambda m, x: F.max_pool2d(x, (2, 1)),
+    "layer norm": lambda m, x: F.layer_norm(x, (4,), m.linear.bias, m.norm.bias),
+    "matrix product": lambda m, x: x @ m.conv(x),
+    "permuted": lambda m, x: x.permute(0, 2, -1, 1),
+    "permuted by a tuple": lambda m, x: x.permute((0, 3, 1, 2)),
+    "padded": lambda m, x: F.pad(x, (1, 2, 0, 3)),
 }
 
 
@@ -323,7 +403,8 @@ def test_average_pools(name: str, batch: int) -> None:
 
 
 def test_norms_that_follow_no_convolution_are_nodes_of_their_own() -> None:
-    for name, expected in (("norm without convolution", 1), ("norm after activation", 1), ("two norms", 0)):
+    counts = {"norm without convolution": 1, "norm after activation": 1, "two norms": 0, "norm and without": 1}
+    for name, expected in counts.items():
         model = assert_equal(Apply(KNOWN[name]), (4, 4, 4))
         assert sum(node.op_type == "BatchNormalization" for node in model.graph.node) == expected
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_space import rough_table
 
 from latency.calibrate import Calibration, Features
 from latency.device import Device
@@ -16,6 +17,7 @@ from search_spaces.block import Block
 from search_spaces.cell_operators import Zero
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.hybrid import HybridSpace
 from search_spaces.operators import Classifier, ConvNormReLU, Identity, MBConv
 from search_spaces.space import replay
 
@@ -154,6 +156,17 @@ def test_rows_of_a_grid_take_what_their_networks_take(large: tuple[FBNetSpace, L
     assert found.shape == (len(rows),)
     assert found == pytest.approx([table.predict_ms(blocks) for blocks in networks], rel=1e-12)
     assert table.predict_grid_ms(grid, rows[:0]).shape == (0,)
+
+
+def test_rows_of_a_grid_whose_borders_depend_on_widths() -> None:
+    space = HybridSpace((1, 28, 28), 10)
+    table, grid = rough_table(space), space.grid()
+    assert grid is not None
+    rows = grid.sample_spread(150, np.random.default_rng(1))
+    networks = [space.blocks(replay(space, grid.decisions(row))) for row in rows]
+    assert np.std([table.features(blocks).switch_ms for blocks in networks]) > 0
+    expected = [table.predict_ms(blocks) for blocks in networks]
+    assert table.predict_grid_ms(grid, rows) == pytest.approx(expected, rel=1e-12)
 
 
 def test_rows_of_a_grid_with_missing_blocks(large: tuple[FBNetSpace, LatencyTable]) -> None:

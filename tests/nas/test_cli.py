@@ -35,6 +35,7 @@ from nas.training.train import TrainingDiverged
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
+from search_spaces.hybrid import HybridSpace
 from search_spaces.nb201 import NB201Space, published
 from search_spaces.space import sample as draw
 
@@ -324,13 +325,15 @@ def rows(ran: tuple[int, str, str]) -> list[dict[str, object]]:
 
 def test_json_of_spaces(cli: Cli) -> None:
     (shown,) = rows(cli("spaces", "show", "fbnet", "--arch", "fbnet_b", "--json"))
-    assert shown.keys() == {"architecture", "id", "macs", "params"}
+    assert shown.keys() == {"architecture", "id", "macs", "params", "trainable"}
     (again,) = rows(cli("spaces", "show", "fbnet", "--arch", shown["architecture"], "--json"))
     assert again == shown
     (f4,) = rows(cli("spaces", "show", "fbnetv2", "--arch", "fbnetv2_f4", "--json"))
     assert (f4["macs"], f4["params"]) == (238_351_984, 6_994_824)
+    (s1,) = rows(cli("spaces", "show", "hybrid", "--arch", "shvit_s1", "--json"))
+    assert (s1["macs"], s1["params"], s1["trainable"]) == (241_365_312, 6_283_328, 6_330_808)
     listed = rows(cli("spaces", "list", "--json"))
-    families = {f"{kind.family}/{macro}" for kind in (FBNetSpace, FBNetV2Space) for macro in kind.macros()}
+    families = {f"{kind.family}/{macro}" for kind in (FBNetSpace, FBNetV2Space, HybridSpace) for macro in kind.macros()}
     assert {row["macro"] for row in listed} == {*families, "nb201"}
     assert all(row.keys() == {"space", "macro", "input", "decisions", "named"} for row in listed)
 

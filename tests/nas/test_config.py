@@ -197,7 +197,7 @@ def test_identity_of_tables_is_their_place(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_make_space() -> None:
-    assert set(SPACES) == {"fbnet", "fbnetv2", "nb201"}
+    assert set(SPACES) == {"fbnet", "fbnetv2", "hybrid", "nb201"}
     space = make_space("fbnet", (1, 8, 8), 10)
     assert isinstance(space, FBNetSpace) and (space.name, space.classes) == ("fbnet/small-8", 10)
     assert make_space("fbnet", None, 1000, "fbnet_a").name == "fbnet/imagenet-1504"
@@ -205,6 +205,9 @@ def test_make_space() -> None:
     assert make_space("fbnet", None, 10, "fbnet/small-28:skip").input_shape == (3, 28, 28)
     assert make_space("fbnetv2", (1, 28, 28), 10).name == "fbnetv2/small-28"
     assert make_space("fbnetv2", None, 1000, "fbnetv2_f1").input_shape == (3, 128, 128)
+    assert make_space("hybrid", (3, 64, 64), 10).name == "hybrid/small-64"
+    assert make_space("hybrid/fabric-28", (1, 28, 28), 10).name == "hybrid/fabric-28"
+    assert make_space("hybrid/fabric-64", None, 10).input_shape == (3, 64, 64)
     assert make_space("nb201", None, 10, "resnet").input_shape == (3, 32, 32)
     assert make_space("nb201", (1, 8, 8), 10, "nb201:none").input_shape == (1, 8, 8)
 
@@ -214,6 +217,10 @@ def test_unknown_spaces_and_sizes() -> None:
         make_space("fbnett", None, 10)
     with pytest.raises(InputError, match="unknown space"):
         make_space("ofa", (3, 32, 32), 10)
+    with pytest.raises(InputError, match="unknown space 'hybrid/fabrik-28'; did you mean 'hybrid/fabric-28'"):
+        make_space("hybrid/fabrik-28", (3, 28, 28), 10)
+    with pytest.raises(InputError, match="unknown space 'nb201/small-28'; did you mean"):
+        make_space("nb201/small-28", (3, 32, 32), 10)
     with pytest.raises(InputError, match="it takes 8 to 4096 px"):
         make_space("fbnet", (3, 4, 4), 10)
     with pytest.raises(InputError, match="multiples of 4"):

@@ -8,11 +8,18 @@ from toy_space import ToySpace
 
 from predictors.features import LOG_MACS, LOG_PARAMS, feature_matrix, features, grid_features
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.hybrid import HybridSpace
 from search_spaces.nb201 import NB201Space
 from search_spaces.operators import Identity
 from search_spaces.space import SearchSpace, sample_spread
 
-SPACES = [FBNetSpace((1, 8, 8), 10), FBNetSpace((3, 224, 224), 1000), NB201Space((3, 32, 32), 10), ToySpace()]
+SPACES = [
+    FBNetSpace((1, 8, 8), 10),
+    FBNetSpace((3, 224, 224), 1000),
+    NB201Space((3, 32, 32), 10),
+    HybridSpace((1, 28, 28), 10),
+    ToySpace(),
+]
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.name)

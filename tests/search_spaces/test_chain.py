@@ -9,10 +9,11 @@ from toy_space import ToySpace
 from search_spaces.chain import Position
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
+from search_spaces.hybrid import HybridSpace
 from search_spaces.nb201 import NB201Space
 from search_spaces.space import SearchSpace, sample
 
-SPACES = [FBNetSpace((1, 28, 28), 10), FBNetV2Space((1, 28, 28), 10), TinySpace()]
+SPACES = [FBNetSpace((1, 28, 28), 10), FBNetV2Space((1, 28, 28), 10), HybridSpace((1, 28, 28), 10), TinySpace()]
 
 
 def chain(space: SearchSpace) -> list[Position]:
@@ -72,3 +73,4 @@ def test_the_operator_is_decided_first_and_only_the_image_changes_its_size() -> 
 def test_spaces_of_other_graphs_have_no_chain() -> None:
     assert NB201Space((1, 8, 8), 10).chain() is None
     assert ToySpace((1, 8, 8), 10).chain() is None
+    assert HybridSpace((1, 28, 28), 10, "fabric-28").chain() is None

@@ -11,10 +11,11 @@ from toy_space import ToySpace
 from search_spaces.architecture import Architecture
 from search_spaces.fbnet import OPTIONS, FBNetSpace
 from search_spaces.grid import Grid
+from search_spaces.hybrid import HybridSpace
 from search_spaces.nb201 import NB201Space
 from search_spaces.space import SearchSpace, replay, sample, sample_spread
 
-SPACES = [FBNetSpace((1, 8, 8), 10), FBNetSpace((3, 32, 32), 10, "imagenet")]
+SPACES = [FBNetSpace((1, 8, 8), 10), FBNetSpace((3, 32, 32), 10, "imagenet"), HybridSpace((1, 28, 28), 10)]
 
 
 @pytest.fixture(params=SPACES, ids=lambda space: space.name)
@@ -32,9 +33,10 @@ def grid(space: SearchSpace) -> Grid:
 def random_rows(grid: Grid, count: int, seed: int = 0) -> NDArray:
     """Return rows that are not canonical, many of their options skips."""
     rng = np.random.default_rng(seed)
-    rows = rng.integers(len(OPTIONS), size=(count, len(grid.options)))
-    skipped = rng.random(rows.shape) < rng.random((count, 1))
-    return np.where(skipped, OPTIONS.index("skip"), rows).astype(np.int16)
+    rows = rng.integers([len(options) for options in grid.options.values()], size=(count, len(grid.options)))
+    skips = np.array([options.index("skip") if "skip" in options else -1 for options in grid.options.values()])
+    skipped = (rng.random(rows.shape) < rng.random((count, 1))) & (skips >= 0)
+    return np.where(skipped, skips, rows).astype(np.int16)
 
 
 def architecture(space: SearchSpace, grid: Grid, row: NDArray) -> Architecture:
@@ -43,6 +45,7 @@ def architecture(space: SearchSpace, grid: Grid, row: NDArray) -> Architecture:
 
 def test_spaces_whose_decisions_depend_on_each_other_have_none() -> None:
     assert ToySpace().grid() is None
+    assert HybridSpace((1, 28, 28), 10, "fabric-28").grid() is None
 
 
 def test_options_are_those_that_are_chosen_among(space: SearchSpace, grid: Grid) -> None:
@@ -91,13 +94,17 @@ def test_mutation_changes_a_decision_and_stays_canonical(space: SearchSpace, gri
     raw = replace(grid, canonical=lambda rows: rows).mutate(parents, np.random.default_rng(1))
     changed = raw != parents
     counts = changed.sum(1)
-    assert counts.min() == 1 and raw.min() >= 0 and raw.max() < len(OPTIONS)
+    sizes = [len(options) for options in grid.options.values()]
+    assert counts.min() == 1 and raw.min() >= 0 and (raw < sizes).all()
     # One of D, and each of the others with a chance of 1 / D.
     size = len(grid.options)
     assert counts.mean() == pytest.approx(2 - 1 / size, abs=0.1)
     assert changed.mean(0) == pytest.approx(np.full(size, counts.mean() / size), rel=0.4)
     # Every other option may come instead.
-    assert len(set(zip(parents[changed].tolist(), raw[changed].tolist(), strict=True))) == len(OPTIONS) * 8
+    for options in set(grid.options.values()):
+        alike = [each == options for each in grid.options.values()]
+        pairs = zip(parents[:, alike].flat, raw[:, alike].flat, strict=True)
+        assert len({(a, b) for a, b in pairs if a != b}) == len(options) * (len(options) - 1)
     found = grid.mutate(parents, np.random.default_rng(1))
     assert np.array_equal(found, grid.canonical(raw))
     assert canonical_and_valid(space, grid, found[:200])
@@ -150,7 +157,18 @@ def test_totals_and_descriptions_are_those_of_each_architecture(space: SearchSpa
 
 
 def test_positions_are_those_of_the_space(space: SearchSpace, grid: Grid) -> None:
-    assert [list(blocks) for _, blocks in grid.positions] == space.positions()
+    assert [set(blocks) for _, blocks in grid.positions] == [set(row) for row in space.positions()]
+
+
+def test_blocks_depend_on_the_decisions_that_change_their_input() -> None:
+    grid = SPACES[2].grid()
+    assert grid is not None
+    names = list(grid.options)
+    asked = [[names[decision] for decision in decisions] for decisions, _ in grid.positions]
+    assert asked[:3] == [["scale1_width"], ["scale1_width", "layer01_at1"], ["scale1_width", "layer02_at1"]]
+    assert asked[4] == ["scale1_width", "scale2", "scale2_width"]
+    assert asked[-2:] == [["scale3_width", "layer11_at3"], ["scale3_width"]]
+    assert [len(decisions) for decisions, _ in SPACES[0].grid().positions] == [0, *[1] * 8, 0, 0]  # type: ignore[union-attr]
 
 
 def test_cells_have_no_grid_either() -> None:

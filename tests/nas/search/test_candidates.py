@@ -18,6 +18,7 @@ from predictors.features import feature_matrix
 from search_spaces.architecture import Architecture
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
+from search_spaces.hybrid import HybridSpace
 from search_spaces.nb201 import NB201Space
 from search_spaces.space import SearchSpace, enumerate_architectures, replay, sample
 
@@ -170,6 +171,8 @@ def test_source_suits_the_space() -> None:
     assert type(source_for(small)) is Rows
     assert type(source_for(small, with_rows=False)) is Drawn
     assert type(source_for(FBNetV2Space((3, 32, 32), 10))) is Drawn
+    assert type(source_for(HybridSpace((3, 32, 32), 10))) is Rows
+    assert type(source_for(HybridSpace((3, 32, 32), 10, "fabric-28"))) is Drawn
     given = drawn(small, 10)
     expected = [[small.macs(a) / 1e6] for a in given]
     for with_rows in (True, False):

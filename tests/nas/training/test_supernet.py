@@ -14,6 +14,7 @@ from nas.training.supernet import Supernet
 from nas.training.train import Recipe, accuracy, recalibrate
 from search_spaces.block import Block
 from search_spaces.fbnet import CANDIDATES, OPTIONS, FBNetSpace
+from search_spaces.hybrid import HybridSpace
 from search_spaces.nb201 import NB201Space
 from search_spaces.operators import MBConv, conv_norm
 from search_spaces.space import SearchSpace, sample
@@ -39,8 +40,11 @@ def random_norms(supernet: Supernet) -> None:
                 parameter.copy_(torch.rand_like(parameter) + 0.5)
 
 
+HYBRIDS = [HybridSpace((1, 8, 8), 10, macro) for macro in ("small-28", "fabric-28")]
+
+
 @pytest.mark.parametrize(
-    "space", [SPACE, ToySpace((1, 8, 8), 10), NB201Space((1, 8, 8), 10)], ids=lambda space: space.name
+    "space", [SPACE, ToySpace((1, 8, 8), 10), NB201Space((1, 8, 8), 10), *HYBRIDS], ids=lambda space: space.name
 )
 def test_every_candidate_computes_what_its_heir_computes(space: SearchSpace, images: Tensor) -> None:
     supernet = Supernet(space, 0)

@@ -18,6 +18,7 @@ from nas.training.hardware import ahead
 from nas.training.train import Recipe, TrainingDiverged, accuracy, fit, recalibrate, train
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.frame import PooledNormHead
 
 RECIPE = Recipe(4, batch_size=32)
 EVERYTHING = replace(RECIPE, label_smoothing=0.1, mixup=0.4, cutmix=1.0, ema=0.9, distil=0.3)
@@ -220,6 +221,15 @@ def test_recalibrated_statistics_are_the_true_averages(data: Dataset) -> None:
         features = module.layers[0].conv(to_tensor(few.images, data.mean, data.std))  # type: ignore[index, union-attr]
     torch.testing.assert_close(norm.running_mean, features.mean((0, 2, 3)))
     torch.testing.assert_close(norm.running_var, features.transpose(0, 1).flatten(1).var(1))
+
+
+def test_norms_of_pooled_features_are_recalibrated_too(data: Dataset) -> None:
+    few = Split(data.train.images[:100], data.train.labels[:100])
+    small = Dataset(data.source, data.classes, few, data.val, data.test, data.mean, data.std, data.digest)
+    head = recalibrate(PooledNormHead((1, 8, 8), 10).build(), small)
+    pooled = to_tensor(few.images, data.mean, data.std).mean((2, 3))
+    torch.testing.assert_close(head.norm.running_mean, pooled.mean(0))  # type: ignore[union-attr]
+    torch.testing.assert_close(head.norm.running_var, pooled.var(0))  # type: ignore[union-attr]
 
 
 def test_recalibration_averages_over_batches_and_forgets_what_was(data: Dataset) -> None:
