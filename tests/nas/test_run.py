@@ -208,12 +208,17 @@ def test_same_seed_same_search_elsewhere(run: tuple[Path, Front], table: Path, t
 
 def test_candidates_are_rated_by_what_ranks_best(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here the combination is taken whatever it is worth; a later session and a later run go on with it."""
-    monkeypatch.setattr("nas.run.choose_finalists", lambda *_: [])  # what comes after the search is not looked at
+
+    def stop(*_: object) -> None:
+        raise RunFailed("what comes after the search is not looked at")
+
+    monkeypatch.setattr("nas.run._Run._choose", stop)
+    monkeypatch.setattr("nas.run.shortlist", lambda *_: [])
     settings: dict[str, Any] = {"rank_networks": 4, "sampler": "random", "supernet_steps": 17}
 
     def searched(config: SearchConfig) -> tuple[RunFolder, Quiet]:
         console = Quiet()
-        with open_folder(config, "nas search") as folder, pytest.raises(RunFailed, match="no candidate"):
+        with open_folder(config, "nas search") as folder, pytest.raises(RunFailed, match="not looked at"):
             run_search(config, folder, console)
         return folder, console
 
