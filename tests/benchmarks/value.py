@@ -1,0 +1,325 @@
+"""Does a search earn its keep? Fronts of a search and of choices without one, at equal CPU time, everything counted.
+
+Run: .venv/bin/python -P tests/benchmarks/value.py --data fashion_mnist.npz --out DIR [--budgets 30] [--seeds 3]
+Random networks, one per latency bin, as many as ``--budgets`` says, decide what there is to spend: the CPU seconds of
+their training by one recipe, of the latency table and of choosing them. Every other way trains networks by the same
+recipe until that is used up, after its search if it has one. What is trained is kept in --out: the same command goes
+on where it was stopped. In the end all networks are measured together, and the table is printed: front accuracy (test
+accuracy of the network that a user with a latency limit gets, the mean over log latency), by how much the first way is
+ahead, with the standard error over the seeds, and hypervolume.
+"""
+
+import argparse
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from optuna.study import Study
+
+from latency.build import anchor_models, build_table, drift
+from latency.device import Device
+from latency.files import read_sealed, write_sealed
+from latency.measure import Protocol
+from latency.models import device_model, seeded
+from latency.table import LatencyTable
+from nas.config import make_space
+from nas.delivery.finalists import choose_finalists
+from nas.delivery.measured import measure_kept
+from nas.delivery.value import Point, front_accuracy, hypervolume_share
+from nas.search.baselines import largest_per_bin, random_per_bin
+from nas.search.executor import InProcess, one_thread
+from nas.search.record import evaluated_trials
+from nas.search.samplers import SamplerKind, make_sampler
+from nas.search.study import Driver, enqueue, first_candidates, open_study
+from nas.search.target import TableTarget
+from nas.training.data import Dataset, Split, load_dataset
+from nas.training.oracle import SupernetOracle, Task, TrainOracle
+from nas.training.recipe import FINAL, Recipe
+from nas.training.train import accuracy, train
+from search_spaces.architecture import Architecture
+from search_spaces.extremes import lowest
+from search_spaces.fbnet import FBNetSpace
+from search_spaces.space import SearchSpace, sample
+
+DEVICE = Device.parse("cpu")
+RANDOM, SUPERNET = "random per bin", "search by supernet"
+SEARCHES: dict[str, SamplerKind] = {"search": "gp", "search by NSGA-II": "nsga2", SUPERNET: "gp"}
+WAYS = (*SEARCHES, RANDOM, "largest per bin", "family")
+# Candidates that a search rates, by so many epochs from scratch or by a supernet that takes this share of all steps.
+CANDIDATES, PROXY_EPOCHS, SUPERNET_SHARE = 60, 1, 0.17
+# The limits that networks are chosen for: multiples of the fastest network and of the mean of uniform draws.
+_FASTEST, _SLOWEST = 1.15, 1.2
+_WIDTHS, _MEMBERS = (0.2, 3.0), 40
+
+
+class Scaled(FBNetSpace):
+    """The space with all widths scaled, as in ``small-28 x0.5``."""
+
+    @classmethod
+    def _macro(cls, name: str) -> dict[str, Any]:
+        plain, _, width = name.partition(" x")
+        found = super()._macro(plain)
+
+        def scaled(channels: int) -> int:
+            return max(4, 4 * round(channels * float(width) / 4))
+
+        stages = [[scaled(channels), layers, stride] for channels, layers, stride in found["stages"]]
+        stem = [scaled(found["stem"][0]), found["stem"][1]]
+        return {**found, "stem": stem, "stages": stages, "head": max(found["head"], scaled(found["head"]))}
+
+
+@dataclass(frozen=True)
+class Network:
+    """An architecture and the space that builds it."""
+
+    space: SearchSpace
+    architecture: Architecture
+
+
+def family_of(space: SearchSpace) -> list[Network]:
+    """Return networks like MobileNetV2: kernel 3 and expansion 6 throughout, at many widths."""
+    found: dict[int, Network] = {}
+    for width in np.geomspace(*_WIDTHS, _MEMBERS):
+        scaled = Scaled(space.input_shape, space.classes, f"{space.name.partition('/')[2]} x{width:.3f}")
+        one = Network(scaled, scaled.decide(lambda _, options: "k3_e6"))
+        found.setdefault(scaled.macs(one.architecture), one)
+    return list(found.values())
+
+
+def kept_seconds(path: Path, work: Callable[[], object]) -> float:
+    """Do ``work`` unless ``path`` tells what it took: CPU seconds of this process and of those that it waits for."""
+    if not path.exists():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        began = time.process_time()
+        work()
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        children = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        write_sealed(path, 1, {"seconds": time.process_time() - began + children})
+    return float(read_sealed(path, 1, "seconds")["seconds"])
+
+
+@dataclass(frozen=True)
+class Arena:
+    """A data set and a seed: what all ways work with. ``target`` has the highest latency limit for a budget."""
+
+    task: Task
+    target: TableTarget
+    low_ms: float
+    table_s: float
+    family: list[Network]
+    epochs: int
+    folder: Path
+
+    def trained(self, network: Network, supernet: Task | None) -> dict[str, float]:
+        """Return accuracies after the final training, from the weights of any ``supernet``, and its CPU seconds."""
+        a, task, data = network.architecture, self.task, self.task.dataset
+        path = self.folder / f"{a.id}{'' if supernet is None else f' {supernet.supernet_recipe.epochs}'}.json"
+        if not path.exists():
+            fresh = replace(task, space=network.space).fresh
+            start = fresh(a) if supernet is None else supernet.train_supernet().inherit(a)
+            began = time.process_time()
+            done = train(start, data, replace(FINAL, epochs=self.epochs), task.seed)
+            val = accuracy(done, data.val, data)
+            seconds = time.process_time() - began
+            write_sealed(path, 1, {"val": val, "test": accuracy(done, data.test, data), "seconds": seconds})
+        return read_sealed(path, 1, "training")
+
+    def rated(self, a: Architecture) -> dict[str, float]:
+        """Return the accuracy of a network after a short training, and what that took (CPU s)."""
+        path = self.folder / f"{a.id} short.json"
+        if not path.exists():
+            began = time.process_time()
+            found = TrainOracle(self.task, PROXY_EPOCHS).rate(a)
+            write_sealed(path, 1, {"accuracy": found, "seconds": time.process_time() - began})
+        return read_sealed(path, 1, "rating")
+
+    def rated_by_training(self, study: Study) -> float:
+        """Bring the study to its trials, and return the CPU seconds: of ratings and of asking for candidates.
+
+        What another search has rated counts for this one as well.
+        """
+        inside = 0.0
+
+        def rate(a: Architecture) -> float:
+            nonlocal inside
+            began = time.process_time()
+            found = self.rated(a)["accuracy"]
+            inside += time.process_time() - began
+            return found
+
+        began = time.process_time()
+        self._drive(study, rate)
+        asking = time.process_time() - began - inside
+        ratings = (self.rated(trial.architecture) for trial in evaluated_trials(study, self.task.space))
+        return asking + sum(rating["seconds"] for rating in ratings)
+
+    def _drive(self, study: Study, rate: Callable[[Architecture], float]) -> None:
+        space, targets, seed = self.task.space, [self.target], self.task.seed
+        enqueue(study, first_candidates(space, targets, CANDIDATES, seed))
+        Driver(study, space, targets, InProcess(lambda: rate), CANDIDATES).run()
+
+    def searched(self, way: str, trainings: int, count: int) -> tuple[list[Network], Task | None, float]:
+        """Return up to ``count`` finalists of a search, its supernet, and the CPU seconds that it took up to there."""
+        space, name = self.task.space, f"{way} {trainings}"
+        study = open_study(self.folder / f"{name}.journal", ["cpu"])
+        study.sampler = make_sampler(SEARCHES[way], space, [self.target], self.task.seed)
+        supernet, spent = None, self.table_s
+        kept = self.folder / f"{name}.json"
+        if way == SUPERNET:
+            epochs = max(1, round(SUPERNET_SHARE * trainings * self.epochs))
+            supernet = replace(self.task, supernet=self.folder / f"supernet {epochs}", supernet_recipe=Recipe(epochs))
+            supernet.__dict__["dataset"] = self.task.dataset
+            spent += kept_seconds(self.folder / f"supernet {epochs}.json", supernet.train_supernet)
+            oracle = SupernetOracle(supernet)
+            spent += kept_seconds(kept, lambda: self._drive(study, oracle.rate))
+        else:
+            if not kept.exists():
+                write_sealed(kept, 1, {"seconds": self.rated_by_training(study)})
+            spent += read_sealed(kept, 1, "seconds")["seconds"]
+        rated = [trial for trial in evaluated_trials(study, space) if trial.feasible]
+        return [Network(space, t.architecture) for t in choose_finalists(rated, count, 0)], supernet, spent
+
+    def chosen(self, way: str, count: int) -> list[Network]:
+        """Return up to ``count`` networks of a way that does not search."""
+        space, predict_ms, seed = self.task.space, self.target.predict_ms, self.task.seed
+        if way == "family":
+            places = np.linspace(0, len(self.family) - 1, count).round().astype(int)
+            return [self.family[i] for i in sorted(set(places))]
+        choose = random_per_bin if way == RANDOM else largest_per_bin
+        return [Network(space, a) for a in choose(space, predict_ms, *self.limits_ms, count, seed)]
+
+    @property
+    def limits_ms(self) -> tuple[float, float]:
+        """The lowest and the highest latency limit."""
+        return self.low_ms, self.target.budget_ms or np.inf
+
+
+Result = list[tuple[Network, dict[str, float]]]
+
+
+def run(arena: Arena, way: str, trainings: int, budget_s: float) -> tuple[Result, float]:
+    """Return the networks of a way, trained until the CPU seconds are used up, and all seconds that it took."""
+    count, supernet = trainings, None
+    if way in SEARCHES:
+        networks, supernet, spent = arena.searched(way, trainings, count)
+    else:
+        networks, spent = arena.chosen(way, count), 0.0 if way == "family" else arena.table_s
+    found: Result = []
+    for number in evenly(len(networks)):
+        if spent >= budget_s:
+            break
+        found.append((networks[number], arena.trained(networks[number], supernet)))
+        spent += found[-1][1]["seconds"]
+    return found, spent
+
+
+def evenly(count: int) -> list[int]:
+    """Return 0 to ``count`` - 1 so that any first few are spread over all: by their reversed bits."""
+    return sorted(range(count), key=lambda number: int(f"{number:016b}"[::-1], 2))
+
+
+def measured_ms(table: LatencyTable, space: SearchSpace, networks: Sequence[Network], kept: Path) -> dict[str, float]:
+    """Return the measured latency (ms) of each network by its id, the host's drift since the table taken out."""
+    with seeded(0):
+        models = {
+            n.architecture.id: device_model(n.space.build(n.architecture), space.input_shape, DEVICE, "a network")
+            for n in networks
+        }
+    found = measure_kept(kept, DEVICE, {**models, **anchor_models(table, space, DEVICE)}, lambda *_: None)
+    change = drift(table, {name: latency.measured for name, latency in found.latency.items()})
+    return {name: found.latency[name].ms / change for name in models}
+
+
+def part_of(data: Dataset, asked: argparse.Namespace) -> Dataset:
+    """Return some images of each part."""
+    found = {}
+    for name, count in (("train", asked.images), ("val", asked.val_images), ("test", 10**6)):
+        split: Split = getattr(data, name)
+        rows = np.sort(np.random.default_rng(0).permutation(len(split))[:count])
+        found[name] = Split(np.ascontiguousarray(split.images[rows]), split.labels[rows])
+    return replace(data, **found, digest=f"{data.digest} {asked.images} {asked.val_images}")  # type: ignore[arg-type]
+
+
+def arenas(asked: argparse.Namespace) -> list[Arena]:
+    """Return one arena per seed, with one table for all."""
+    folder: Path = asked.out
+    part = part_of(load_dataset(asked.data, None, 0, folder / "cache"), asked)
+    space = make_space("fbnet", part.input_shape, len(part.classes))
+    table_s = kept_seconds(folder / "table.json", lambda: build_table(space, DEVICE, folder / "cpu.json", Protocol()))
+    table = LatencyTable.load(folder / "cpu.json")
+    free, rng = TableTarget(space, table, None), np.random.default_rng(0)
+    high_ms = _SLOWEST * float(np.mean([free.predict_ms(sample(space, rng)) for _ in range(200)]))
+    low_ms = _FASTEST * free.predict_ms(lowest(space, free.predict_ms, 0))
+    family = family_of(space)
+    ms = measured_ms(table, space, family, folder / "family.json")
+    family = [network for network in family if low_ms <= ms[network.architecture.id] <= high_ms]
+    found = []
+    for seed in range(asked.seeds):
+        task = Task(space, asked.data, None, folder / "cache", seed, None, Recipe(1))
+        task.__dict__["dataset"] = part
+        place = folder / f"seed {seed}"
+        place.mkdir(exist_ok=True)
+        target = TableTarget(space, table, high_ms)
+        found.append(Arena(task, target, low_ms, table_s, family, asked.epochs, place))
+    return found
+
+
+def main() -> None:
+    """Train what is not trained yet, measure, and print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--budgets", type=int, nargs="+", default=[30])
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
+    parser.add_argument("--images", type=int, default=4000)
+    parser.add_argument("--val-images", type=int, default=3000)
+    parser.add_argument("--epochs", type=int, default=12)
+    asked = parser.parse_args()
+    one_thread()
+    asked.out.mkdir(parents=True, exist_ok=True)
+    every, results = arenas(asked), {}
+    for (seed, arena), trainings in product(enumerate(every), asked.budgets):
+        budget_s = run(arena, RANDOM, trainings, np.inf)[1]
+        print(f"seed {seed}: {trainings} trainings take {budget_s:.0f} CPU-s", flush=True)
+        for way in asked.ways:
+            found, spent = results[way, trainings, seed] = run(arena, way, trainings, budget_s)
+            print(f"  {way}: {len(found)} networks, {spent / budget_s:.2f} of it", flush=True)
+    table, space = every[0].target.table, every[0].task.space
+    networks = [network for found, _ in results.values() for network, _ in found]
+    ms = measured_ms(table, space, networks, asked.out / "measured.json")
+    points = {
+        key: [Point(ms[n.architecture.id], result["val"], result["test"]) for n, result in found]
+        for key, (found, _) in results.items()
+    }
+    show(points, every[0].limits_ms[1], 1 / space.classes, asked)
+
+
+def show(
+    points: dict[tuple[str, int, int], list[Point]], high_ms: float, chance: float, asked: argparse.Namespace
+) -> None:
+    """Print one row per budget and way: means over the seeds, and how far the first way is ahead."""
+    low_ms = max(min(point.ms for point in found) for found in points.values())
+    print(f"limits of {low_ms:.3f} to {high_ms:.3f} ms, where every front has a network; hypervolume above chance")
+    titles = ("trainings", "way", "networks", "front acc. %", "first ahead by", "hypervolume %")
+    print("{:>9}  {:18} {:>8} {:>15} {:>15} {:>14}".format(*titles))
+    for trainings, way in product(asked.budgets, asked.ways):
+        runs = [points[way, trainings, seed] for seed in range(asked.seeds)]
+        first = [points[asked.ways[0], trainings, seed] for seed in range(asked.seeds)]
+        theirs, ours = ([100 * front_accuracy(p, low_ms, high_ms, chance) for p in each] for each in (runs, first))
+        volume = [100 * hypervolume_share(found, low_ms, high_ms, chance) for found in runs]
+        ahead = np.subtract(ours, theirs)
+        error = ahead.std(ddof=1) / np.sqrt(len(ahead)) if len(ahead) > 1 else np.nan
+        print(
+            f"{trainings:9}  {way:18} {np.mean([len(found) for found in runs]):8.1f} {np.mean(theirs):8.2f} +- "
+            f"{np.std(theirs):4.2f} {ahead.mean():+7.2f} +- {error:4.2f} {np.mean(volume):14.1f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
