@@ -12,13 +12,19 @@ from nas.search.samplers import LEARNED, SamplerKind
 from nas.training.oracle import OracleKind
 from nas.training.recorded import PREFIX, Source
 from search_spaces.block import Shape
+from search_spaces.einspace.space import EinSpace
 from search_spaces.errors import InputError, unknown
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
 from search_spaces.nb201 import NB201Space
 from search_spaces.space import SearchSpace
 
-SPACES: dict[str, type[SearchSpace]] = {"fbnet": FBNetSpace, "fbnetv2": FBNetV2Space, "nb201": NB201Space}
+SPACES: dict[str, type[SearchSpace]] = {
+    "fbnet": FBNetSpace,
+    "fbnetv2": FBNetV2Space,
+    "nb201": NB201Space,
+    "einspace": EinSpace,
+}
 """The search spaces by name."""
 
 

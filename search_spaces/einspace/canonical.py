@@ -1,0 +1,203 @@
+"""The canonical derivation of a network: equal networks, however derived, have one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search_spaces.einspace.bridge import bridge, partner
+from search_spaces.einspace.derivation import Branch, Module, Op, Route, Seq, sequence
+from search_spaces.einspace.grammar import (
+    COL2IM,
+    CONCATS,
+    GROUPS,
+    IDENTITY,
+    MAP_PERMUTES,
+    PIXELS,
+    SWAP,
+    WINDOWS,
+)
+from search_spaces.einspace.signal import Signal, applied, branched, joined
+
+
+@dataclass(frozen=True)
+class Fork:
+    """A branching as a step of a network; ``inners`` are as in ``Branch``."""
+
+    branching: str
+    aggregation: str
+    inners: tuple["Steps", ...]
+
+    @property
+    def copies(self) -> int:
+        """How many branches each of ``inners`` stands for."""
+        return Branch(self.branching, self.aggregation, (Op(IDENTITY),) * len(self.inners)).copies
+
+
+Steps = tuple[str | Fork, ...]
+"""What a network does, one after another: functions that do something, and branchings."""
+
+_PERMUTES = {(0, 1, 2): IDENTITY, **{axes: name for name, axes in MAP_PERMUTES.items()}}
+
+
+def steps(module: Module) -> Steps:
+    """Return what a module does: sequences flattened, identities dropped, what cancels out left out."""
+    match module:
+        case Op(function):
+            return simplified([function])
+        case Seq(first, second):
+            return simplified([*steps(first), *steps(second)])
+        case Route(pre, inner, post):
+            return simplified([pre, *steps(inner), post])
+        case Branch(branching, aggregation, inners):
+            return simplified([Fork(branching, aggregation, tuple(steps(inner) for inner in inners))])
+
+
+def simplified(found: Sequence[str | Fork]) -> Steps:
+    """Return the same steps without identities and what cancels out; permutes in a row become one."""
+    done: list[str | Fork] = []
+    for step in found:
+        while done and (merged := _merged(done[-1], step)) is not None:
+            done.pop()
+            step = merged
+        if step != IDENTITY and not _joins_as_split(step):
+            done.append(step)
+    return tuple(done)
+
+
+def _merged(first: str | Fork, second: str | Fork) -> str | None:
+    """Return the one function that two in a row are, None where they are none."""
+    if isinstance(first, Fork) or isinstance(second, Fork):
+        return None
+    if first in MAP_PERMUTES and second in MAP_PERMUTES:
+        before, after = MAP_PERMUTES[first], MAP_PERMUTES[second]
+        return _PERMUTES[before[after[0]], before[after[1]], before[after[2]]]
+    nothing = ((SWAP, SWAP), (PIXELS, COL2IM), (COL2IM, PIXELS))
+    return IDENTITY if (first, second) in nothing else None
+
+
+def _joins_as_split(step: str | Fork) -> bool:
+    if isinstance(step, str) or step.branching not in GROUPS or any(step.inners):
+        return False
+    return CONCATS.get(step.aggregation) == GROUPS[step.branching]
+
+
+def followed(found: Steps, signal: Signal) -> tuple[Steps, Signal]:
+    """Return the steps with all that is implied, and the signal that comes out.
+
+    Implied is what makes a second branch fit the first.
+    """
+    done: list[str | Fork] = []
+    for step in found:
+        if isinstance(step, str):
+            after = applied(step, signal)
+        else:
+            step, after = _followed_fork(step, signal)
+        assert after is not None
+        signal = after
+        done.append(step)
+    return tuple(done), signal
+
+
+def _followed_fork(fork: Fork, signal: Signal) -> tuple[Fork, Signal | None]:
+    source = branched(fork.branching, signal)
+    assert source is not None
+    first, out = followed(fork.inners[0], source)
+    if len(fork.inners) == 1:
+        return Fork(fork.branching, fork.aggregation, (first,)), joined(fork.aggregation, (out,) * fork.copies)
+    wanted = partner(fork.aggregation, out)
+    second, end = followed(fork.inners[1], source)
+    way = bridge(end, wanted) if wanted else None
+    assert way is not None
+    inners = (first, (*second, *way.functions))
+    return Fork(fork.branching, fork.aggregation, inners), joined(fork.aggregation, (out, way.signal))
+
+
+def without_implied(found: Steps, signal: Signal) -> tuple[Steps, Signal]:
+    """Return the steps without the ends of second branches that are implied, and the signal that comes out."""
+    done: list[str | Fork] = []
+    for step in found:
+        if isinstance(step, str):
+            after = applied(step, signal)
+            assert after is not None
+        else:
+            step, after = _shortened_fork(step, signal)
+        signal = after
+        done.append(step)
+    return tuple(done), signal
+
+
+def _shortened_fork(fork: Fork, signal: Signal) -> tuple[Fork, Signal]:
+    source = branched(fork.branching, signal)
+    assert source is not None
+    first, out = without_implied(fork.inners[0], source)
+    if len(fork.inners) == 1:
+        result = joined(fork.aggregation, (out,) * fork.copies)
+        assert result is not None
+        return Fork(fork.branching, fork.aggregation, (first,)), result
+    second, end = without_implied(fork.inners[1], source)
+    wanted = partner(fork.aggregation, out)
+    whole = bridge(end, wanted) if wanted else None
+    assert wanted is not None and whole is not None
+    ends = (*second, *whole.functions)
+    functions = next((n for n, step in enumerate(reversed(second)) if isinstance(step, Fork)), len(second))
+    for length in range(len(second) - functions, len(second)):
+        _, here = followed(second[:length], source)
+        way = bridge(here, wanted)
+        if way is not None and (*second[:length], *way.functions) == ends:
+            second = second[:length]
+            break
+    result = joined(fork.aggregation, (out, whole.signal))
+    assert result is not None
+    return Fork(fork.branching, fork.aggregation, (first, second)), result
+
+
+def derived(found: Steps) -> Module:
+    """Return the derivation of a whole network with the fewest modules; sequences are nested to the right."""
+    module = _nested(found)
+    return Route(IDENTITY, module, IDENTITY) if isinstance(module, Op) else module
+
+
+def _nested(found: Steps) -> Module:
+    parts: list[Module] = []
+    place = 0
+    ends = _routed(found)
+    while place < len(found):
+        step = found[place]
+        last = place + 1 == len(found) and place not in ends and _routes(step) and step not in WINDOWS
+        if step == COL2IM or last:  # nothing is open before it, or nothing follows: it ends a routing around the last
+            parts.append(Route(IDENTITY, parts.pop() if parts else Op(IDENTITY), str(step)))
+            place += 1
+        else:
+            part, place = _part(found, place, ends)
+            parts.append(part)
+    return sequence(*parts) if parts else Op(IDENTITY)
+
+
+def _part(found: Steps, place: int, ends: dict[int, int]) -> tuple[Module, int]:
+    """Return the module that begins with a step, and the place behind it."""
+    step = found[place]
+    if isinstance(step, Fork):
+        return Branch(step.branching, step.aggregation, tuple(_nested(inner) for inner in step.inners)), place + 1
+    if not _routes(step):
+        return Op(step), place + 1
+    if place in ends:
+        return Route(step, _nested(found[place + 1 : ends[place]]), str(found[ends[place]])), ends[place] + 1
+    if place + 1 == len(found):
+        return Route(step, Op(IDENTITY), IDENTITY), place + 1
+    inner, behind = _part(found, place + 1, ends)
+    return Route(step, inner, IDENTITY), behind
+
+
+def _routed(found: Steps) -> dict[int, int]:
+    """Return where routings begin and end: as many pairs of a pre-routing and a later post-routing step as there can be."""
+    ends: dict[int, int] = {}
+    opened: list[int] = []
+    for place, step in enumerate(found):
+        if _routes(step) and step not in WINDOWS and opened:
+            ends[opened.pop()] = place
+        elif _routes(step) and step != COL2IM:
+            opened.append(place)
+    return ends
+
+
+def _routes(step: str | Fork) -> bool:
+    return step in MAP_PERMUTES or step in WINDOWS or step in (SWAP, COL2IM)
