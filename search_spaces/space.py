@@ -1,6 +1,7 @@
 """The search space: one method that takes decisions, and everything that follows from it."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, pairwise
 
@@ -184,8 +185,8 @@ def pick(space: SearchSpace, options: Sequence[str], rng: np.random.Generator) -
     chances = space.chances(options)
     if chances is None:
         return options[int(rng.integers(len(options)))]
-    drawn = rng.random() * sum(chances)
-    return next((option for option, end in zip(options, accumulate(chances)) if drawn < end), options[-1])
+    ends = list(accumulate(chances))
+    return options[bisect(ends[:-1], rng.random() * ends[-1])]
 
 
 def sample(space: SearchSpace, rng: np.random.Generator) -> Architecture:

@@ -50,14 +50,20 @@ class _Way(NamedTuple):
     axis: int | None = None
     times: int = 1
 
-    def projections(self, wanted: Wanted) -> int | None:
-        """Return how many dimensions have another size than is wanted, None where one is no published width."""
-        found = 0
+    def effort(self, wanted: Wanted) -> int | None:
+        """Return how many functions lead to what is wanted, None where a size is no published width.
+
+        A projection that has no place counts one more than it is, so that convolutions are preferred.
+        """
+        found = sum(map(len, self.before)) + len(self.after)
         for axis, size in enumerate(wanted.shape):
             if size is not None and size != self.shape[axis]:
-                if size not in _WIDTHS and (axis != self.axis or size % self.times or size // self.times not in _WIDTHS):
+                if axis == self.axis and size % self.times == 0 and size // self.times in _WIDTHS:
+                    found += 1
+                elif size in _WIDTHS:
+                    found += 1 if axis == 2 else 4
+                else:
                     return None
-                found += 1
         return found
 
     def functions(self, wanted: Wanted) -> Functions:
@@ -86,20 +92,23 @@ def partner(aggregation: str, first: Signal) -> Wanted | None:
     axis = axis_of(CONCATS[aggregation][1], first)
     if axis is None:
         return None
-    return Wanted(columns, (None if axis == 0 else channels, None if axis == 1 else height, None if axis == 2 else width))
+    return Wanted(
+        columns, (None if axis == 0 else channels, None if axis == 1 else height, None if axis == 2 else width)
+    )
 
 
 @lru_cache(20_000)
 def bridge(source: Signal, wanted: Wanted) -> Bridge | None:
-    """Return a way from ``source`` to what is ``wanted``, None where none is known: one of few routings and projections."""
+    """Return a way from ``source`` to what is ``wanted``, None where none is known.
+
+    It is one of few functions, and none at all where the source fits as it is.
+    """
     best: _Way | None = None
     least = 0
     for way in _column_ways(source, wanted) if wanted.columns else _map_ways(source, wanted):
-        projections = way.projections(wanted)
-        if projections is not None:
-            effort = projections + len(way.before) + len(way.after)
-            if best is None or effort < least:
-                best, least = way, effort
+        effort = way.effort(wanted)
+        if effort is not None and (best is None or effort < least):
+            best, least = way, effort
             if effort <= 1:
                 break
     if best is None:
@@ -154,6 +163,17 @@ def _map_ways(source: Signal, wanted: Wanted) -> Iterator[_Way]:
             for windows, times, height, width in _windowed(*sides):
                 if height_wanted in (None, height) and width_wanted in (None, width):
                     yield _Way((start, order, windows), (COL2IM,), (times * channels, height, width), axis=0)
+                if not order:
+                    yield from _rearranged((start, windows), (times * channels, height, width), wanted)
+
+
+def _rearranged(before: tuple[Functions, ...], shape: Shape, wanted: Wanted) -> Iterator[_Way]:
+    """Yield the other orders of what windows have made a feature map of."""
+    for permute, axes in MAP_PERMUTES.items():
+        first, second, third = (shape[axis] for axis in axes)
+        new, channels = (first, second, third), axes.index(0)
+        if all(wanted.shape[axis] in (None, new[axis]) for axis in range(3) if axis != channels):
+            yield _Way(before, (COL2IM, permute), new, axis=channels)
 
 
 def _column_ways(source: Signal, wanted: Wanted) -> Iterator[_Way]:
@@ -195,7 +215,7 @@ def _windowed(height: int, width: int) -> tuple[tuple[Functions, int, int, int],
         following = []
         for functions, times, rows, columns in last:
             for window, (kernel, stride, padding) in WINDOWS.items():
-                if kernel <= min(rows, columns):
+                if kernel <= min(rows, columns) + 2 * padding:
                     grid = window_grid(rows, columns, kernel, stride, padding)
                     joint = (COL2IM,) if functions else ()
                     following.append(((*functions, *joint, window), times * kernel**2, *grid))
@@ -218,7 +238,7 @@ def _columned(height: int, width: int) -> dict[int | None, list[tuple[Functions,
     for functions, times, rows, columns in (itself, *_windowed(height, width)):
         joint: Functions = (COL2IM,) if functions else ()
         for window, (kernel, stride, padding) in WINDOWS.items():
-            if kernel <= min(rows, columns):
+            if kernel <= min(rows, columns) + 2 * padding:
                 number = prod(window_grid(rows, columns, kernel, stride, padding))
                 way = (functions, (*joint, window), times * kernel**2, number, kernel**2)
                 found.setdefault(number if functions else None, []).append(way)

@@ -151,7 +151,7 @@ def _shortened_fork(fork: Fork, signal: Signal) -> tuple[Fork, Signal]:
 
 
 def derived(found: Steps) -> Module:
-    """Return the derivation of a whole network with the fewest modules; sequences are nested to the right."""
+    """Return the canonical derivation of a whole network: of few modules, sequences nested to the right."""
     module = _nested(found)
     return Route(IDENTITY, module, IDENTITY) if isinstance(module, Op) else module
 
@@ -188,7 +188,7 @@ def _part(found: Steps, place: int, ends: dict[int, int]) -> tuple[Module, int]:
 
 
 def _routed(found: Steps) -> dict[int, int]:
-    """Return where routings begin and end: as many pairs of a pre-routing and a later post-routing step as there can be."""
+    """Return where routings begin and end: what can end one ends the last that is open."""
     ends: dict[int, int] = {}
     opened: list[int] = []
     for place, step in enumerate(found):

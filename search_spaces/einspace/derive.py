@@ -181,7 +181,9 @@ class Derivation:
         module, _ = self._module(self._signal, self._place, "", 0, root=True)
         return module
 
-    def _module(self, signal: Signal, place: Place, path: str, number: int, root: bool = False) -> tuple[Module, Signal]:
+    def _module(
+        self, signal: Signal, place: Place, path: str, number: int, root: bool = False
+    ) -> tuple[Module, Signal]:
         """Derive the module at ``path`` and ``number``: the second of a sequence has the first one's next number."""
         here = f"{path}{number}"
         kind = self._pick(f"{here}.m", KINDS, self._rules(signal, place, root))
@@ -225,7 +227,8 @@ class Derivation:
         fitting = [name for name, inner in places.items() if self._fits(source, inner, _NOTHING)]
         aggregation = self._pick(f"{here}.a", AGGREGATIONS, fitting)
         inner, out = self._module(source, places[aggregation], f"{here}-a", 0)
-        inners, signals = (inner,), (out,) * number
+        inners: tuple[Module, ...] = (inner,)
+        signals = (out,) * number
         if derived == 2:
             second, end = self._module(source, Second(place, aggregation, out), f"{here}-b", 0)
             wanted = partner(aggregation, out)

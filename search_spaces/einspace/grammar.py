@@ -66,13 +66,14 @@ def takes(aggregation: str, tensors: int) -> bool:
 
 
 def rule_chances(kinds: Sequence[str]) -> list[float]:
-    """Return the probability of each of the valid rules of a module."""
+    """Return the probability of each of the valid rules of a module.
+
+    The share of a rule that limits leave out goes to the computation, so that derivations end with limits too.
+    """
     if OP not in kinds:
         return [1 / len(kinds)] * len(kinds)
-    if len(kinds) == 1:
-        return [1.0]
-    others = float((1 - P_COMPUTATION) / (len(kinds) - 1))
-    return [float(P_COMPUTATION) if kind == OP else others for kind in kinds]
+    other = float((1 - P_COMPUTATION) / (len(KINDS) - 1))
+    return [1 - other * (len(kinds) - 1) if kind == OP else other for kind in kinds]
 
 
 def branching_rate(p_computation: Fraction) -> Fraction:

@@ -1,11 +1,11 @@
 """From a network's steps to blocks, with the rewrites that pay, and to a torch module."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from search_spaces.block import Block, Network
+from search_spaces.block import Block, Network, Shape
 from search_spaces.einspace.canonical import Fork, Steps
 from search_spaces.einspace.grammar import (
     ADD,
@@ -43,7 +43,7 @@ from search_spaces.operators import Classifier
 
 _CHANNELS_LAST = (1, 2, 0)
 _SWAPPED = (0, 2, 1)
-_PLAIN = {RELU: LeakyReLU, SOFTMAX: Softmax, POSITIONS: Positions}
+_PLAIN: dict[str, Callable[[Shape], Block]] = {RELU: LeakyReLU, SOFTMAX: Softmax, POSITIONS: Positions}
 
 
 @dataclass(frozen=True)

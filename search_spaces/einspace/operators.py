@@ -280,7 +280,7 @@ class AddedPositions(nn.Module):
 
 @dataclass(frozen=True)
 class Positions(Weightless):
-    """A learned positional encoding, added. Its numbers are counted as weights: there may be more of them than others."""
+    """A learned positional encoding, added. Its numbers count as weights: there may be more of them than of others."""
 
     @property
     def spec(self) -> str:
@@ -307,7 +307,7 @@ class Joined(nn.Module):
 
     def forward(self, first: Tensor, *others: Tensor) -> Tensor:
         """Map NCHW of each branch to NCHW. Alone, as latency tables measure a block, it joins its input with ones."""
-        return self._function(first, *(others or (torch.ones(len(first), *shape) for shape in self._others)))
+        return self._function(first, *(others or (torch.ones(first.shape[0], *shape) for shape in self._others)))
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ class Work(NamedTuple):
 def applied(function: str, signal: Signal) -> Signal | None:
     """Return what a computation or routing function makes of a signal, None where it does not take it.
 
-    Beyond the authors' rules, softmax and layer norm over a single element are left out: they erase the signal.
+    Other than by the authors' rules, windows may be as large as the feature map with its padding, and softmax and layer
+    norm are not taken over a single element: they would erase the signal.
     """
     (channels, height, width), grid = signal
     if function in LINEAR:
@@ -77,7 +78,7 @@ def applied(function: str, signal: Signal) -> Signal | None:
         return Signal((signal.shape[first], signal.shape[second], signal.shape[third]))
     if function in WINDOWS:
         kernel, stride, padding = WINDOWS[function]
-        if grid or kernel > min(height, width):
+        if grid or kernel > min(height, width) + 2 * padding:
             return None
         grid = window_grid(height, width, kernel, stride, padding)
         return Signal((1, prod(grid), channels * kernel**2), grid)

@@ -16,7 +16,7 @@ from search_spaces.einspace.seeds import mlp_mixer, residual_family, resnet18, v
 from search_spaces.einspace.signal import Signal
 from search_spaces.space import Choose, Graph, SearchSpace
 
-# Room for all networks that the authors start from at 64 px, and for the windows that their convolutions would write down.
+# Room for all networks that the authors start from, at 64 px.
 MACS_PER_PIXEL, ELEMENTS_PER_PIXEL = 750_000, 600
 FEWEST_PIXELS = 32 * 32
 MAX_PARAMS = 12_000_000
@@ -56,6 +56,11 @@ class EinSpace(SearchSpace):
         super().__init__(input_shape, classes)
         self.limits = limits or limits_for(input_shape, classes)
         self._image = Signal(input_shape)
+
+    @classmethod
+    def default_shape(cls, macro: str | None = None) -> Shape:
+        """Return the input shape (C, H, W) at which the paper counts parameters."""
+        return 3, 64, 64
 
     def decide(self, choose: Choose) -> Architecture:
         """Derive the network from the start symbol, rule by rule, and return its canonical derivation."""

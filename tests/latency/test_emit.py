@@ -219,14 +219,17 @@ REFUSED: dict[str, Callable[[Apply, Tensor], Tensor]] = {
     "unknown method": lambda m, x: x.div(2),
     "in place": lambda m, x: x.add_(1),
     "property": lambda m, x: x.data,
-    "index": lambda m, x: x[:, :2],
+    "index": lambda m, x: x[:, 0],
+    "new axis": lambda m, x: x[:, None],
     "setitem": assign,
     "branch": branch,
     "numpy": boolean,
     "tolist": lambda m, x: x + x.flatten().tolist()[0],
     "pieces": lambda m, x: F.relu(x.chunk(2, 1)[0]),
     "unpacked": lambda m, x: sum(x.unbind(0)),  # type: ignore[arg-type, return-value]
-    "list of tensors": lambda m, x: torch.cat([x, x], 1),
+    "stack of tensors": lambda m, x: torch.stack([x, x], 1),
+    "reflecting pad": lambda m, x: F.pad(x, (1, 1, 1, 1), "reflect"),
+    "pad with ones": lambda m, x: F.pad(x, (1, 1), value=1.0),
     "keyword": lambda m, x: torch.where(condition=torch.tensor(True), input=x, other=x),
     "add number": lambda m, x: x + 1.0,
     "scaled add": lambda m, x: x.add(x, alpha=2),
@@ -234,8 +237,7 @@ REFUSED: dict[str, Callable[[Apply, Tensor], Tensor]] = {
     "weights from input": lambda m, x: F.conv2d(x, x.view(4, 4, 2, 2)),
     "norm without affine terms": lambda m, x: m.plain(m.conv(x)),
     "norm of the batch": lambda m, x: m.instance(m.conv(x)),
-    "norm and without": norm_and_without,
-    "norm after use": norm_after_use,
+    "layer norm without affine terms": lambda m, x: F.layer_norm(x, (4,)),
     "norm without affine terms or convolution": lambda m, x: m.plain(x),
     "pool rounded up": lambda m, x: F.avg_pool2d(x, 3, ceil_mode=True),
     "pool with a divisor": lambda m, x: F.avg_pool2d(x, 2, divisor_override=3),
@@ -245,7 +247,7 @@ REFUSED: dict[str, Callable[[Apply, Tensor], Tensor]] = {
     "interpolated from corner to corner": lambda m, x: F.interpolate(x, (3, 3), mode="bilinear", align_corners=True),
     "interpolated smoothly": lambda m, x: F.interpolate(x, (3, 3), mode="bilinear", antialias=True),
     "interpolated in one dimension": lambda m, x: F.interpolate(x.view(-1, 4, 16), 7),
-    "linear on a map": lambda m, x: m.linear(x),
+    "linear with weights from input": lambda m, x: F.linear(x, x[:1, :1, :, :].view(4, 4)),
     "input unused": lambda m, x: torch.zeros(1, 4),
     "input left": lambda m, x: torch.zeros(x.shape),
 }
@@ -291,6 +293,22 @@ KNOWN: dict[str, Callable[[Apply, Tensor], Tensor]] = {
     "more pixels": lambda m, x: F.interpolate(x, size=(5, 9), mode="bilinear", align_corners=False),
     "squeezed": lambda m, x: x * F.hardsigmoid(m.conv(F.avg_pool2d(x, x.shape[-2:]))),
     "norm of a scaled convolution": lambda m, x: m.norm(m.conv(x) * 0.5),
+    "norm and without": norm_and_without,
+    "norm after use": norm_after_use,
+    "linear on a map": lambda m, x: m.linear(x),
+    "linear on a map without bias": lambda m, x: F.linear(x, m.linear.weight),
+    "part": lambda m, x: x[:, 1:3],
+    "every second": lambda m, x: x[:, :, 1::2, ::3],
+    "narrowed": lambda m, x: x.narrow(2, 1, 2),
+    "list of tensors": lambda m, x: torch.cat([x, m.conv(x)], 1),
+    "list of tensors along the last axis": lambda m, x: torch.cat((x, x), dim=-1),
+    "leaky": lambda m, x: F.leaky_relu(m.conv(x), 0.1),
+    "softmax": lambda m, x: F.softmax(4 * x, dim=-1),
+    "layer norm": lambda m, x: F.layer_norm(x, (4,), m.linear.bias, m.norm.bias),
+    "matrix product": lambda m, x: x @ m.conv(x),
+    "permuted": lambda m, x: x.permute(0, 2, -1, 1),
+    "permuted by a tuple": lambda m, x: x.permute((0, 3, 1, 2)),
+    "padded": lambda m, x: F.pad(x, (1, 2, 0, 3)),
 }
 
 
@@ -323,7 +341,8 @@ def test_average_pools(name: str, batch: int) -> None:
 
 
 def test_norms_that_follow_no_convolution_are_nodes_of_their_own() -> None:
-    for name, expected in (("norm without convolution", 1), ("norm after activation", 1), ("two norms", 0)):
+    counts = {"norm without convolution": 1, "norm after activation": 1, "two norms": 0, "norm and without": 1}
+    for name, expected in counts.items():
         model = assert_equal(Apply(KNOWN[name]), (4, 4, 4))
         assert sum(node.op_type == "BatchNormalization" for node in model.graph.node) == expected
 
