@@ -16,6 +16,7 @@ from search_spaces.einspace.grammar import ADD, COL2IM, CONCATS, LINEAR, MAP_PER
 from search_spaces.einspace.signal import Signal, Work, applied, axis_of, window_grid, work
 
 _WIDTHS = {width: function for function, width in LINEAR.items()}
+_MIDDLE_WIDTH = 64
 # Windows on top of one another that a way may hold.
 _ROUNDS = 2
 
@@ -27,6 +28,13 @@ class Wanted(NamedTuple):
 
     columns: bool
     shape: tuple[int | None, int | None, int | None]
+
+    def alternatives(self) -> Iterator["Wanted"]:
+        """Yield what is wanted; where any size will do, also with a width whose small multiples are widths too."""
+        yield self
+        if None in self.shape:
+            first, second, third = (_MIDDLE_WIDTH if size is None else size for size in self.shape)
+            yield Wanted(self.columns, (first, second, third))
 
 
 class Bridge(NamedTuple):

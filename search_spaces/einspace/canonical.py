@@ -1,9 +1,9 @@
 """The canonical derivation of a network: equal networks, however derived, have one."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
-from search_spaces.einspace.bridge import bridge, partner
+from search_spaces.einspace.bridge import Bridge
 from search_spaces.einspace.derivation import Branch, Module, Op, Route, Seq, sequence
 from search_spaces.einspace.grammar import (
     COL2IM,
@@ -15,6 +15,7 @@ from search_spaces.einspace.grammar import (
     SWAP,
     WINDOWS,
 )
+from search_spaces.einspace.place import Place, Second, place_of
 from search_spaces.einspace.signal import Signal, applied, branched, joined
 
 
@@ -80,74 +81,61 @@ def _joins_as_split(step: str | Fork) -> bool:
     return CONCATS.get(step.aggregation) == GROUPS[step.branching]
 
 
-def followed(found: Steps, signal: Signal) -> tuple[Steps, Signal]:
-    """Return the steps with all that is implied, and the signal that comes out.
+def followed(found: Steps, signal: Signal, place: Place) -> tuple[Steps, Signal]:
+    """Return the steps at a place with all that is implied, and the signal that comes out.
 
     Implied is what makes a second branch fit the first.
     """
+    return _walked(found, signal, place, lambda second, way, source, behind: (*second, *way.functions))
+
+
+def without_implied(found: Steps, signal: Signal, place: Place) -> tuple[Steps, Signal]:
+    """Return the steps at a place without the ends of second branches that are implied, and what comes out."""
+    return _walked(found, signal, place, _shortened)
+
+
+# What to make of a second branch: of its steps, what is implied behind them, the branch's input and its place.
+_Finish = Callable[[Steps, Bridge, Signal, Second], Steps]
+
+
+def _walked(found: Steps, signal: Signal, place: Place, finish: _Finish) -> tuple[Steps, Signal]:
     done: list[str | Fork] = []
     for step in found:
         if isinstance(step, str):
             after = applied(step, signal)
         else:
-            step, after = _followed_fork(step, signal)
+            step, after = _walked_fork(step, signal, place, finish)
         assert after is not None
         signal = after
         done.append(step)
     return tuple(done), signal
 
 
-def _followed_fork(fork: Fork, signal: Signal) -> tuple[Fork, Signal | None]:
+def _walked_fork(fork: Fork, signal: Signal, place: Place, finish: _Finish) -> tuple[Fork, Signal | None]:
     source = branched(fork.branching, signal)
     assert source is not None
-    first, out = followed(fork.inners[0], source)
-    if len(fork.inners) == 1:
-        return Fork(fork.branching, fork.aggregation, (first,)), joined(fork.aggregation, (out,) * fork.copies)
-    wanted = partner(fork.aggregation, out)
-    second, end = followed(fork.inners[1], source)
-    way = bridge(end, wanted) if wanted else None
+    first, out = _walked(fork.inners[0], source, place_of(place, fork.aggregation, fork.branching, source), finish)
+    if fork.copies > 1:
+        return replace(fork, inners=(first,)), joined(fork.aggregation, (out,) * fork.copies)
+    behind = Second(place, fork.aggregation, out)
+    second, end = _walked(fork.inners[1], source, behind, finish)
+    way = behind.way(end)
     assert way is not None
-    inners = (first, (*second, *way.functions))
-    return Fork(fork.branching, fork.aggregation, inners), joined(fork.aggregation, (out, way.signal))
+    return replace(fork, inners=(first, finish(second, way, source, behind))), joined(
+        fork.aggregation, (out, way.signal)
+    )
 
 
-def without_implied(found: Steps, signal: Signal) -> tuple[Steps, Signal]:
-    """Return the steps without the ends of second branches that are implied, and the signal that comes out."""
-    done: list[str | Fork] = []
-    for step in found:
-        if isinstance(step, str):
-            after = applied(step, signal)
-            assert after is not None
-        else:
-            step, after = _shortened_fork(step, signal)
-        signal = after
-        done.append(step)
-    return tuple(done), signal
-
-
-def _shortened_fork(fork: Fork, signal: Signal) -> tuple[Fork, Signal]:
-    source = branched(fork.branching, signal)
-    assert source is not None
-    first, out = without_implied(fork.inners[0], source)
-    if len(fork.inners) == 1:
-        result = joined(fork.aggregation, (out,) * fork.copies)
-        assert result is not None
-        return Fork(fork.branching, fork.aggregation, (first,)), result
-    second, end = without_implied(fork.inners[1], source)
-    wanted = partner(fork.aggregation, out)
-    whole = bridge(end, wanted) if wanted else None
-    assert wanted is not None and whole is not None
-    ends = (*second, *whole.functions)
+def _shortened(second: Steps, way: Bridge, source: Signal, behind: Second) -> Steps:
+    """Return the shortest beginning of a second branch that implies the rest of it."""
+    whole = (*second, *way.functions)
     functions = next((n for n, step in enumerate(reversed(second)) if isinstance(step, Fork)), len(second))
     for length in range(len(second) - functions, len(second)):
-        _, here = followed(second[:length], source)
-        way = bridge(here, wanted)
-        if way is not None and (*second[:length], *way.functions) == ends:
-            second = second[:length]
-            break
-    result = joined(fork.aggregation, (out, whole.signal))
-    assert result is not None
-    return Fork(fork.branching, fork.aggregation, (first, second)), result
+        _, here = followed(second[:length], source, behind)
+        implied = behind.way(here)
+        if implied is not None and (*second[:length], *implied.functions) == whole:
+            return second[:length]
+    return second
 
 
 def derived(found: Steps) -> Module:

@@ -7,12 +7,10 @@ as it is. Derivations are therefore valid by construction, nothing is rejected o
 function depends on the functions before it alone, not on how modules are nested around them.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from search_spaces.einspace.bridge import bridge, partner
 from search_spaces.einspace.derivation import Branch, Module, Op, Route, Seq, branches
 from search_spaces.einspace.grammar import (
     AGGREGATIONS,
@@ -28,6 +26,7 @@ from search_spaces.einspace.grammar import (
     factor,
     takes,
 )
+from search_spaces.einspace.place import Place, Second, Whole, place_of
 from search_spaces.einspace.signal import Signal, Work, applied, branched, join_work, joined, work
 from search_spaces.space import Choose
 
@@ -53,98 +52,6 @@ class Limits:
         A branching takes part in a sequence and may be around two identities; the tree may need two more for its root.
         """
         return 4 * self.functions + 2
-
-
-class Place(ABC):
-    """Where modules follow one another: the network itself, or a branch of it.
-
-    Attributes:
-        copies: how many times what stands here is built.
-        depth: how many branchings are around it.
-    """
-
-    def __init__(self, copies: int, depth: int) -> None:
-        self.copies = copies
-        self.depth = depth
-        self._known: dict[Signal, Work | None] = {}
-
-    def rest(self, signal: Signal) -> Work | None:
-        """Return the work of all that follows if the modules here end with ``signal``, None where it cannot fit.
-
-        What follows does no more than it must: branches to come are no more than what they need to fit.
-        """
-        if signal not in self._known:
-            self._known[signal] = self._rest(signal)
-        return self._known[signal]
-
-    @abstractmethod
-    def _rest(self, signal: Signal) -> Work | None:
-        """Work it out."""
-
-
-class Whole(Place):
-    """The network itself, which the classifier follows."""
-
-    def __init__(self, classes: int) -> None:
-        super().__init__(copies=1, depth=0)
-        self._classes = classes
-
-    def _rest(self, signal: Signal) -> Work:
-        features = signal.shape[2] if signal.grid else signal.shape[0]
-        return Work(features * self._classes + signal.size, features * self._classes, signal.size, 1)
-
-
-class Inner(Place):
-    """A branch; ``outer`` is where the branching stands."""
-
-    def __init__(self, outer: Place, aggregation: str, copies: int) -> None:
-        super().__init__(outer.copies * copies, outer.depth + 1)
-        self._outer = outer
-        self._aggregation = aggregation
-
-    def _joined(self, signals: tuple[Signal, ...]) -> Work | None:
-        """Return the work of joining the branches and of what follows."""
-        result = joined(self._aggregation, signals)
-        rest = self._outer.rest(result) if result else None
-        if result is None or rest is None:
-            return None
-        return rest + join_work(self._aggregation, signals, result).times(self._outer.copies)
-
-
-class Copied(Inner):
-    """One of several equal branches."""
-
-    def __init__(self, outer: Place, aggregation: str, copies: int) -> None:
-        super().__init__(outer, aggregation, copies)
-        self._number = copies
-
-    def _rest(self, signal: Signal) -> Work | None:
-        return self._joined((signal,) * self._number)
-
-
-class First(Inner):
-    """The first of two branches; the second one begins with ``source``."""
-
-    def __init__(self, outer: Place, aggregation: str, source: Signal) -> None:
-        super().__init__(outer, aggregation, copies=1)
-        self._source = source
-
-    def _rest(self, signal: Signal) -> Work | None:
-        return Second(self._outer, self._aggregation, signal).rest(self._source)
-
-
-class Second(Inner):
-    """The second of two branches; the first one has come out as ``first``."""
-
-    def __init__(self, outer: Place, aggregation: str, first: Signal) -> None:
-        super().__init__(outer, aggregation, copies=1)
-        self._first = first
-        self._wanted = partner(aggregation, first)
-
-    def _rest(self, signal: Signal) -> Work | None:
-        way = bridge(signal, self._wanted) if self._wanted else None
-        rest = self._joined((self._first, way.signal)) if way else None
-        return rest + way.work.times(self.copies) if way and rest else None
 
 
 _NOTHING, _JOIN = Work(0, 0, 0, 0), Work(0, 0, 0, 1)
@@ -220,19 +127,16 @@ class Derivation:
         number, derived = factor(branching), branches(branching)
         self._modules += derived
 
-        def first(aggregation: str) -> Place:
-            return First(place, aggregation, source) if derived == 2 else Copied(place, aggregation, number)
-
-        places = {name: first(name) for name in AGGREGATIONS if takes(name, number)}
+        places = {name: place_of(place, name, branching, source) for name in AGGREGATIONS if takes(name, number)}
         fitting = [name for name, inner in places.items() if self._fits(source, inner, _NOTHING)]
         aggregation = self._pick(f"{here}.a", AGGREGATIONS, fitting)
         inner, out = self._module(source, places[aggregation], f"{here}-a", 0)
         inners: tuple[Module, ...] = (inner,)
         signals = (out,) * number
         if derived == 2:
-            second, end = self._module(source, Second(place, aggregation, out), f"{here}-b", 0)
-            wanted = partner(aggregation, out)
-            way = bridge(end, wanted) if wanted else None
+            behind = Second(place, aggregation, out)
+            second, end = self._module(source, behind, f"{here}-b", 0)
+            way = behind.way(end)
             assert way is not None
             self._done += way.work.times(place.copies)
             inners, signals = (inner, second), (out, way.signal)

@@ -1,6 +1,7 @@
 """The search space of einspace."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 from torch import nn
 
@@ -12,6 +13,7 @@ from search_spaces.einspace.derive import Derivation, Limits
 from search_spaces.einspace.describe import drawing, numbers
 from search_spaces.einspace.grammar import KINDS, rule_chances
 from search_spaces.einspace.network import Program, TreeNetwork, blocks, edges_of, lowered
+from search_spaces.einspace.place import Whole
 from search_spaces.einspace.seeds import mlp_mixer, residual_family, resnet18, vit, wrn16_4
 from search_spaces.einspace.signal import Signal
 from search_spaces.space import Choose, Graph, SearchSpace
@@ -72,7 +74,7 @@ class EinSpace(SearchSpace):
             return option
 
         tree = Derivation(self._image, self.classes, self.limits, recorded).tree()
-        network, _ = without_implied(steps(tree), self._image)
+        network, _ = without_implied(steps(tree), self._image, Whole(self.classes))
         canonical = derived(network)
         return Architecture(self.name, tuple(taken)) if canonical == tree else self._written(canonical)
 
@@ -105,7 +107,7 @@ class EinSpace(SearchSpace):
 
     def _steps(self, architecture: Architecture) -> Steps:
         """Return what the network does, with all that is implied."""
-        whole, _ = followed(steps(self.tree(architecture)), self._image)
+        whole, _ = followed(steps(self.tree(architecture)), self._image, Whole(self.classes))
         return whole
 
     def _program(self, architecture: Architecture) -> Program:
@@ -146,6 +148,10 @@ class EinSpace(SearchSpace):
 
     def named(self) -> dict[str, Architecture]:
         """Return the networks that the authors start searches from, those that keep the limits."""
+        return dict(self._named)
+
+    @cached_property
+    def _named(self) -> dict[str, Architecture]:
         known = {"resnet18": resnet18(), "wrn16_4": wrn16_4(), "vit": vit(), "mlp_mixer": mlp_mixer(self.input_shape)}
         return {name: found for name, tree in known.items() for found in self._derivable([tree])}
 

@@ -309,7 +309,7 @@ def test_json_of_spaces(cli: Cli) -> None:
     assert (f4["macs"], f4["params"]) == (238_351_984, 6_994_824)
     listed = rows(cli("spaces", "list", "--json"))
     families = {f"{kind.family}/{macro}" for kind in (FBNetSpace, FBNetV2Space) for macro in kind.macros()}
-    assert {row["macro"] for row in listed} == {*families, "nb201"}
+    assert {row["macro"] for row in listed} == {*families, "nb201", "einspace"}
     assert all(row.keys() == {"space", "macro", "input", "decisions", "named"} for row in listed)
 
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from search_spaces.einspace.bridge import bridge, partner
 from search_spaces.einspace.canonical import derived, simplified, steps
 from search_spaces.einspace.derivation import Branch, Module, Op, Route, Seq, from_tokens, sequence, tokens
 from search_spaces.einspace.derive import Derivation
 from search_spaces.einspace.grammar import MAP_PERMUTES
+from search_spaces.einspace.place import Place, Second, Whole, place_of
 from search_spaces.einspace.seeds import convolution
 from search_spaces.einspace.signal import Signal
 from search_spaces.einspace.space import EinSpace
@@ -86,6 +86,9 @@ def test_permutes_in_a_row_are_what_arrays_make_of_them() -> None:
         assert len(merged) <= 1 and np.array_equal(found, expected)
 
 
+Grid = tuple[int, int] | None
+
+
 class Interpreter:
     """Runs a derivation tree function by function, columns as (N, S, D), with the weights of a built network."""
 
@@ -95,30 +98,30 @@ class Interpreter:
 
     def __call__(self, images: Tensor) -> Tensor:
         self._next = iter(self._layers)
-        x, _ = self._run(self._tree, images, None)
+        x, _ = self._run(self._tree, images, None, Whole(5))
         classifier = next(self._next).linear
         return F.linear(x.mean((2, 3) if x.dim() == 4 else 1), classifier.weight, classifier.bias)
 
-    def _run(self, module: Module, x: Tensor, grid: tuple[int, int] | None) -> tuple[Tensor, tuple[int, int] | None]:
+    def _run(self, module: Module, x: Tensor, grid: Grid, place: Place) -> tuple[Tensor, Grid]:
         if isinstance(module, Op):
             return self._apply(module.function, x, grid)
         if isinstance(module, Seq):
-            return self._run(module.second, *self._run(module.first, x, grid))
+            return self._run(module.second, *self._run(module.first, x, grid, place), place)
         if isinstance(module, Route):
-            x, grid = self._run(module.inner, *self._apply(module.pre, x, grid))
+            x, grid = self._run(module.inner, *self._apply(module.pre, x, grid), place)
             return self._apply(module.post, x, grid)
         number = int(module.branching.removeprefix("clone").removeprefix("group").partition("_")[0])
         dim = int(module.branching[-1]) if "_d" in module.branching else 0
         parts = x.chunk(number, dim) if dim else [x] * number
-        outs = []
+        outs: list[tuple[Tensor, Grid]] = []
         for part, inner in zip(parts, module.inners * module.copies, strict=True):
-            out, out_grid = self._run(inner, part, grid)
-            if outs and module.copies == 1:
-                wanted = partner(module.aggregation, _signal(*outs[0]))
-                way = bridge(_signal(out, out_grid), wanted) if wanted else None
-                assert way is not None
-                for function in way.functions:
-                    out, out_grid = self._apply(function, out, out_grid)
+            second = outs and module.copies == 1
+            behind = Second(place, module.aggregation, _signal(*outs[0])) if second else None
+            here = behind or place_of(place, module.aggregation, module.branching, _signal(part, grid))
+            out, out_grid = self._run(inner, part, grid, here)
+            way = behind.way(_signal(out, out_grid)) if behind else None
+            for function in way.functions if way else ():
+                out, out_grid = self._apply(function, out, out_grid)
             outs.append((out, out_grid))
         tensors = [out for out, _ in outs]
         if module.aggregation == "add":
@@ -129,7 +132,7 @@ class Interpreter:
         scale = tensors[0].shape[-1] ** 0.5 if module.aggregation == "scaled_dot" else 1
         return product / scale, outs[0][1]
 
-    def _apply(self, name: str, x: Tensor, grid: tuple[int, int] | None) -> tuple[Tensor, tuple[int, int] | None]:
+    def _apply(self, name: str, x: Tensor, grid: Grid) -> tuple[Tensor, Grid]:
         if name == "identity":
             return x, grid
         if name.startswith("linear"):
@@ -155,7 +158,7 @@ class Interpreter:
         return F.unfold(x, kernel, padding=padding, stride=stride).transpose(1, 2), (height, width)
 
 
-def _signal(x: Tensor, grid: tuple[int, int] | None) -> Signal:
+def _signal(x: Tensor, grid: Grid) -> Signal:
     first, second, third = (1, *x.shape[1:]) if grid else tuple(x.shape[1:])
     return Signal((first, second, third), grid)
 

@@ -12,6 +12,7 @@ from search_spaces.einspace.derivation import Module, tokens
 from search_spaces.einspace.derive import Derivation, Limits
 from search_spaces.einspace.describe import walk
 from search_spaces.einspace.grammar import KINDS, OP
+from search_spaces.einspace.place import Whole
 from search_spaces.einspace.signal import Signal
 from search_spaces.einspace.space import EinSpace, limits_for
 from search_spaces.space import pick
@@ -74,7 +75,7 @@ def test_limits_hold_and_are_used(change: dict[str, int]) -> None:
     most: Counter[str] = Counter()
     for _ in range(80):
         tree = derive(limits, rng, [])
-        whole, _ = followed(steps(tree), IMAGE)
+        whole, _ = followed(steps(tree), IMAGE, Whole(CLASSES))
         architecture = space.canonical_of(tree)
         names = list(tokens(tree))
         found = {
@@ -117,5 +118,5 @@ def test_derivations_end_whatever_is_chosen(favourites: list[str]) -> None:
     limits = dataclasses.replace(WIDE, functions=40)
     tree = Derivation(IMAGE, CLASSES, limits, Rebel(favourites)).tree()
     assert sum(name in KINDS for name in tokens(tree)) <= limits.modules
-    network, _ = without_implied(steps(tree), IMAGE)
-    followed(network, IMAGE)
+    network, _ = without_implied(steps(tree), IMAGE, Whole(CLASSES))
+    followed(network, IMAGE, Whole(CLASSES))
