@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from search_spaces.einspace.bridge import Bridge
 from search_spaces.einspace.derivation import Branch, Module, Op, Route, Seq, sequence
 from search_spaces.einspace.grammar import (
+    ADD,
+    CLONES,
     COL2IM,
     CONCATS,
     GROUPS,
@@ -15,7 +17,7 @@ from search_spaces.einspace.grammar import (
     SWAP,
     WINDOWS,
 )
-from search_spaces.einspace.place import Place, Second, place_of
+from search_spaces.einspace.place import NotDerivable, Place, Second, place_of
 from search_spaces.einspace.signal import Signal, applied, branched, joined
 
 
@@ -85,12 +87,19 @@ def followed(found: Steps, signal: Signal, place: Place) -> tuple[Steps, Signal]
     """Return the steps at a place with all that is implied, and the signal that comes out.
 
     Implied is what makes a second branch fit the first.
+
+    Raises:
+        NotDerivable: no way is known to make it fit.
     """
     return _walked(found, signal, place, lambda second, way, source, behind: (*second, *way.functions))
 
 
 def without_implied(found: Steps, signal: Signal, place: Place) -> tuple[Steps, Signal]:
-    """Return the steps at a place without the ends of second branches that are implied, and what comes out."""
+    """Return the steps at a place without the ends of second branches that are implied, and what comes out.
+
+    Raises:
+        NotDerivable: no way is known to make a second branch fit.
+    """
     return _walked(found, signal, place, _shortened)
 
 
@@ -120,7 +129,8 @@ def _walked_fork(fork: Fork, signal: Signal, place: Place, finish: _Finish) -> t
     behind = Second(place, fork.aggregation, out)
     second, end = _walked(fork.inners[1], source, behind, finish)
     way = behind.way(end)
-    assert way is not None
+    if way is None:
+        raise NotDerivable(f"{fork.aggregation} of {out} and {end}")
     return replace(fork, inners=(first, finish(second, way, source, behind))), joined(
         fork.aggregation, (out, way.signal)
     )
@@ -136,6 +146,28 @@ def _shortened(second: Steps, way: Bridge, source: Signal, behind: Second) -> St
         if implied is not None and (*second[:length], *implied.functions) == whole:
             return second[:length]
     return second
+
+
+def ordered(found: Steps, signal: Signal) -> tuple[Steps, Signal]:
+    """Return the steps, which say all that is implied, with summands in order: the longest first."""
+    done: list[str | Fork] = []
+    for step in found:
+        if isinstance(step, str):
+            after = applied(step, signal)
+        else:
+            source = branched(step.branching, signal)
+            assert source is not None
+            inners, outs = zip(*(ordered(inner, source) for inner in step.inners), strict=True)
+            # The sum of columns has the grid of the first.
+            if step.aggregation == ADD and step.branching in CLONES and len(set(outs)) == 1:
+                summands = sorted(map(simplified, inners), key=lambda inner: (-len(inner), repr(inner)))
+                inners = inners if summands[0] == simplified(inners[0]) else tuple(summands)
+            step = replace(step, inners=inners)
+            after = joined(step.aggregation, outs * step.copies)
+        assert after is not None
+        signal = after
+        done.append(step)
+    return tuple(done), signal
 
 
 def derived(found: Steps) -> Module:

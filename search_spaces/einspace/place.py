@@ -8,6 +8,10 @@ from search_spaces.einspace.grammar import factor
 from search_spaces.einspace.signal import Signal, Work, join_work, joined
 
 
+class NotDerivable(Exception):
+    """A derivation tree is none of the space: it breaks a limit, or something does not fit."""
+
+
 class Place(ABC):
     """Where modules follow one another: the network itself, or a branch of it.
 

@@ -7,13 +7,13 @@ from torch import nn
 
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Shape
-from search_spaces.einspace.canonical import Steps, derived, followed, steps, without_implied
+from search_spaces.einspace.canonical import Steps, derived, followed, ordered, steps, without_implied
 from search_spaces.einspace.derivation import Module, from_tokens, tokens
 from search_spaces.einspace.derive import Derivation, Limits
 from search_spaces.einspace.describe import drawing, numbers
 from search_spaces.einspace.grammar import KINDS, rule_chances
 from search_spaces.einspace.network import Program, TreeNetwork, blocks, edges_of, lowered
-from search_spaces.einspace.place import Whole
+from search_spaces.einspace.place import NotDerivable, Whole
 from search_spaces.einspace.seeds import mlp_mixer, residual_family, resnet18, vit, wrn16_4
 from search_spaces.einspace.signal import Signal
 from search_spaces.space import Choose, Graph, SearchSpace
@@ -23,10 +23,6 @@ MACS_PER_PIXEL, ELEMENTS_PER_PIXEL = 750_000, 600
 FEWEST_PIXELS = 32 * 32
 MAX_PARAMS = 12_000_000
 MAX_FUNCTIONS, MAX_DEPTH = 160, 6
-
-
-class NotDerivable(Exception):
-    """A derivation tree is none of the space: it breaks a limit, or something does not fit."""
 
 
 def limits_for(shape: Shape, classes: int) -> Limits:
@@ -74,9 +70,18 @@ class EinSpace(SearchSpace):
             return option
 
         tree = Derivation(self._image, self.classes, self.limits, recorded).tree()
-        network, _ = without_implied(steps(tree), self._image, Whole(self.classes))
-        canonical = derived(network)
-        return Architecture(self.name, tuple(taken)) if canonical == tree else self._written(canonical)
+        taken_as_it_is = Architecture(self.name, tuple(taken))
+        network = steps(tree)
+        whole, _ = followed(network, self._image, Whole(self.classes))
+        in_order, _ = ordered(whole, self._image)
+        for each in (in_order, network) if in_order != whole else (network,):
+            try:
+                shortest, _ = without_implied(each, self._image, Whole(self.classes))
+                canonical = derived(shortest)
+                return taken_as_it_is if canonical == tree else self._written(canonical)
+            except NotDerivable:  # with its branches in another order, the second may not be known to fit
+                continue
+        raise AssertionError("a network that was derived has no canonical derivation")
 
     def _written(self, tree: Module) -> Architecture:
         """Return the decisions that derive ``tree``.

@@ -313,6 +313,17 @@ def test_json_of_spaces(cli: Cli) -> None:
     assert all(row.keys() == {"space", "macro", "input", "decisions", "named"} for row in listed)
 
 
+def test_networks_that_branch_are_shown_as_a_tree(cli: Cli) -> None:
+    code, out, _ = cli("spaces", "show", "einspace", "--arch", "vit", "--input", "3x32x32", "--classes", 10)
+    lines = out.splitlines()
+    assert code == 0 and lines[0].startswith("einspace:seq,route,im2col_k4s4")
+    assert lines[1:3] == ["image  3x32x32", "├─ im2col_k4s4  64x48"]
+    assert lines[-1].startswith("total: ") and "4,256," in lines[-1]
+    (shown,) = rows(cli("spaces", "show", "einspace", "--arch", "vit", "--input", "3x32x32", "--classes", 10, "--json"))
+    assert shown["params"] == 48 * 512 + 64 * 512 + 4 * 1_048_576 + 5120
+    assert "did you mean 'vit'" in refused(cli("spaces", "show", "einspace", "--arch", "wit"))
+
+
 def test_samples_are_reproducible(cli: Cli) -> None:
     arguments = ("spaces", "sample", "fbnet", "-n", 200, "--seed", 7, "--input", "3x32x32", "--json")
     found = rows(cli(*arguments))

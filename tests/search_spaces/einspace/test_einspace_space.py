@@ -1,5 +1,6 @@
 """Networks of the space: all of them build, run, compute in ONNX Runtime, and are as large as was predicted."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from latency.emit import disagreement, to_onnx
 from search_spaces.architecture import Architecture
 from search_spaces.block import Shape
 from search_spaces.einspace.operators import Positions
-from search_spaces.einspace.space import EinSpace
+from search_spaces.einspace.space import EinSpace, limits_for
 from search_spaces.errors import InputError
 from search_spaces.space import mutate, pick, sample
 
@@ -45,7 +46,7 @@ def assert_as_predicted(space: EinSpace, architecture: Architecture) -> None:
 @pytest.mark.parametrize(("shape", "classes"), SHAPES, ids=str)
 def test_every_network_is_valid(shape: Shape, classes: int) -> None:
     space, rng = EinSpace(shape, classes), np.random.default_rng(0)
-    for _ in range(60):
+    for _ in range(50):
         assert_as_predicted(space, sample(space, rng))
 
 
@@ -95,7 +96,7 @@ def test_five_hundred_networks_agree_with_onnx_runtime() -> None:
 def test_mutants_are_valid_networks() -> None:
     space, rng = EinSpace((3, 16, 16), 10), np.random.default_rng(4)
     parent = sample(space, rng)
-    for _ in range(40):
+    for _ in range(15):
         parent = mutate(space, parent, rng)
         assert space.parse(parent.text) == parent
         assert_as_predicted(space, parent)
@@ -107,7 +108,8 @@ def suggested(space: EinSpace, trial: optuna.Trial) -> Architecture:
 
 def test_a_study_takes_the_decisions_and_resumes(tmp_path: Path) -> None:
     """Each parameter has the same options in every trial, as Optuna demands of categorical parameters."""
-    space = EinSpace((3, 16, 16), 10)
+    limits = dataclasses.replace(limits_for((3, 16, 16), 10), functions=12)
+    space = EinSpace((3, 16, 16), 10, limits=limits)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     def run(trials: int) -> optuna.Study:
@@ -155,11 +157,11 @@ def test_options_are_drawn_by_the_grammar() -> None:
         drawn.setdefault(tuple(options), []).append(option)
         return option
 
-    for _ in range(300):
+    for _ in range(150):
         space.decide(choose)
     checked = 0
     for options, taken in drawn.items():
-        if len(taken) < 40 * len(options) or space.chances(options) is not None:
+        if len(taken) < 20 * len(options) or space.chances(options) is not None:
             continue
         expected = len(taken) / len(options)
         chi_squared = sum((taken.count(option) - expected) ** 2 / expected for option in options)
