@@ -154,10 +154,8 @@ def _as_maps(source: Signal) -> list[tuple[Functions, Shape]]:
     return found
 
 
-# What windows are laid over is not projected to another number of them.
-
-
 def _map_ways(source: Signal, wanted: Wanted) -> Iterator[_Way]:
+    """Yield ways to feature maps; of windows only to such as have the sides that are wanted."""
     _, height_wanted, width_wanted = wanted.shape
     for start, shape in _as_maps(source):
         if start:
@@ -185,6 +183,7 @@ def _rearranged(before: tuple[Functions, ...], shape: Shape, wanted: Wanted) -> 
 
 
 def _column_ways(source: Signal, wanted: Wanted) -> Iterator[_Way]:
+    """Yield ways to columns; of windows over windows only to as many as are wanted."""
     if source.grid:
         channels, rows, numbers = source.shape
         yield _Way((), (), source.shape)

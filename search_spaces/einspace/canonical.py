@@ -91,7 +91,7 @@ def followed(found: Steps, signal: Signal, place: Place) -> tuple[Steps, Signal]
     Raises:
         NotDerivable: no way is known to make it fit.
     """
-    return _walked(found, signal, place, lambda second, way, source, behind: (*second, *way.functions))
+    return _walked(found, signal, place, lambda second, way, *_: simplified((*second, *way.functions)))
 
 
 def without_implied(found: Steps, signal: Signal, place: Place) -> tuple[Steps, Signal]:
@@ -117,7 +117,7 @@ def _walked(found: Steps, signal: Signal, place: Place, finish: _Finish) -> tupl
         assert after is not None
         signal = after
         done.append(step)
-    return tuple(done), signal
+    return simplified(done), signal
 
 
 def _walked_fork(fork: Fork, signal: Signal, place: Place, finish: _Finish) -> tuple[Fork, Signal | None]:
@@ -138,14 +138,14 @@ def _walked_fork(fork: Fork, signal: Signal, place: Place, finish: _Finish) -> t
 
 def _shortened(second: Steps, way: Bridge, source: Signal, behind: Second) -> Steps:
     """Return the shortest beginning of a second branch that implies the rest of it."""
-    whole = (*second, *way.functions)
-    functions = next((n for n, step in enumerate(reversed(second)) if isinstance(step, Fork)), len(second))
-    for length in range(len(second) - functions, len(second)):
-        _, here = followed(second[:length], source, behind)
+    whole = simplified((*second, *way.functions))
+    functions = next((n for n, step in enumerate(reversed(whole)) if isinstance(step, Fork)), len(whole))
+    for length in range(len(whole) - functions, len(whole)):
+        _, here = followed(whole[:length], source, behind)
         implied = behind.way(here)
-        if implied is not None and (*second[:length], *implied.functions) == whole:
-            return second[:length]
-    return second
+        if implied is not None and simplified((*whole[:length], *implied.functions)) == whole:
+            return whole[:length]
+    return whole
 
 
 def ordered(found: Steps, signal: Signal) -> tuple[Steps, Signal]:
@@ -160,8 +160,7 @@ def ordered(found: Steps, signal: Signal) -> tuple[Steps, Signal]:
             inners, outs = zip(*(ordered(inner, source) for inner in step.inners), strict=True)
             # The sum of columns has the grid of the first.
             if step.aggregation == ADD and step.branching in CLONES and len(set(outs)) == 1:
-                summands = sorted(map(simplified, inners), key=lambda inner: (-len(inner), repr(inner)))
-                inners = inners if summands[0] == simplified(inners[0]) else tuple(summands)
+                inners = tuple(sorted(inners, key=lambda inner: (-len(inner), repr(inner))))
             step = replace(step, inners=inners)
             after = joined(step.aggregation, outs * step.copies)
         assert after is not None

@@ -46,7 +46,7 @@ class EinSpace(SearchSpace):
     """
 
     name = "einspace"
-    searchable = 3 * MAX_FUNCTIONS
+    searchable = 3 * limits_for((3, 64, 64), 10).modules  # a module and what stands beside it are three at most
 
     def __init__(
         self, input_shape: Shape, classes: int, macro: str | None = None, limits: Limits | None = None
@@ -70,18 +70,31 @@ class EinSpace(SearchSpace):
             return option
 
         tree = Derivation(self._image, self.classes, self.limits, recorded).tree()
-        taken_as_it_is = Architecture(self.name, tuple(taken))
-        network = steps(tree)
-        whole, _ = followed(network, self._image, Whole(self.classes))
-        in_order, _ = ordered(whole, self._image)
-        for each in (in_order, network) if in_order != whole else (network,):
+        for canonical in self._canonical(tree):
+            if canonical == tree:
+                return Architecture(self.name, tuple(taken))
             try:
-                shortest, _ = without_implied(each, self._image, Whole(self.classes))
-                canonical = derived(shortest)
-                return taken_as_it_is if canonical == tree else self._written(canonical)
-            except NotDerivable:  # with its branches in another order, the second may not be known to fit
+                return self._written(canonical)
+            except NotDerivable:
                 continue
         raise AssertionError("a network that was derived has no canonical derivation")
+
+    def _canonical(self, tree: Module) -> Iterator[Module]:
+        """Yield derivations of the network of ``tree``, the canonical one first.
+
+        The others are for the few networks with branches of which the second is not known to fit the first in the
+        canonical order, or that cannot do without what is implied.
+        """
+        network, place = steps(tree), Whole(self.classes)
+        whole, _ = followed(network, self._image, place)
+        in_order, _ = ordered(whole, self._image)
+        for found in (in_order, whole) if in_order != whole else (whole,):
+            try:
+                shortest, _ = without_implied(found, self._image, place)
+            except NotDerivable:
+                continue
+            yield derived(shortest)
+        yield derived(network)
 
     def _written(self, tree: Module) -> Architecture:
         """Return the decisions that derive ``tree``.
