@@ -157,6 +157,7 @@ def _as_maps(source: Signal) -> list[tuple[Functions, Shape]]:
 def _map_ways(source: Signal, wanted: Wanted) -> Iterator[_Way]:
     """Yield ways to feature maps; of windows only to such as have the sides that are wanted."""
     _, height_wanted, width_wanted = wanted.shape
+    any_size = None in wanted.shape
     for start, shape in _as_maps(source):
         if start:
             yield _Way((start[:-1],), (COL2IM,), shape, axis=0)
@@ -169,7 +170,7 @@ def _map_ways(source: Signal, wanted: Wanted) -> Iterator[_Way]:
             for windows, times, height, width in _windowed(*sides):
                 if height_wanted in (None, height) and width_wanted in (None, width):
                     yield _Way((start, order, windows), (COL2IM,), (times * channels, height, width), axis=0)
-                if not order:
+                if not order and (any_size or (height in wanted.shape and width in wanted.shape)):
                     yield from _rearranged((start, windows), (times * channels, height, width), wanted)
 
 

@@ -17,7 +17,7 @@ from search_spaces.einspace.grammar import (
     SWAP,
     WINDOWS,
 )
-from search_spaces.einspace.place import NotDerivable, Place, Second, place_of
+from search_spaces.einspace.place import NotDerivable, Place, Second
 from search_spaces.einspace.signal import Signal, applied, branched, joined
 
 
@@ -123,10 +123,10 @@ def _walked(found: Steps, signal: Signal, place: Place, finish: _Finish) -> tupl
 def _walked_fork(fork: Fork, signal: Signal, place: Place, finish: _Finish) -> tuple[Fork, Signal | None]:
     source = branched(fork.branching, signal)
     assert source is not None
-    first, out = _walked(fork.inners[0], source, place_of(place, fork.aggregation, fork.branching, source), finish)
+    first, out = _walked(fork.inners[0], source, place.first(fork.aggregation, fork.branching, source), finish)
     if fork.copies > 1:
         return replace(fork, inners=(first,)), joined(fork.aggregation, (out,) * fork.copies)
-    behind = Second(place, fork.aggregation, out)
+    behind = place.second(fork.aggregation, out)
     second, end = _walked(fork.inners[1], source, behind, finish)
     way = behind.way(end)
     if way is None:

@@ -26,7 +26,7 @@ from search_spaces.einspace.grammar import (
     factor,
     takes,
 )
-from search_spaces.einspace.place import Place, Second, Whole, place_of
+from search_spaces.einspace.place import Place, Whole
 from search_spaces.einspace.signal import Signal, Work, applied, branched, join_work, joined, work
 from search_spaces.space import Choose
 
@@ -75,9 +75,9 @@ class Derivation:
     options are offered: one name always has the same options, as Optuna asks of parameters.
     """
 
-    def __init__(self, signal: Signal, classes: int, limits: Limits, choose: Choose) -> None:
+    def __init__(self, signal: Signal, place: Whole, limits: Limits, choose: Choose) -> None:
         self._signal = signal
-        self._place = Whole(classes)
+        self._place = place
         self._limits = limits
         self._choose = choose
         self._done = Work(0, 0, signal.size, 0)
@@ -127,14 +127,14 @@ class Derivation:
         number, derived = factor(branching), branches(branching)
         self._modules += derived
 
-        places = {name: place_of(place, name, branching, source) for name in AGGREGATIONS if takes(name, number)}
+        places = {name: place.first(name, branching, source) for name in AGGREGATIONS if takes(name, number)}
         fitting = [name for name, inner in places.items() if self._fits(source, inner, _NOTHING)]
         aggregation = self._pick(f"{here}.a", AGGREGATIONS, fitting)
         inner, out = self._module(source, places[aggregation], f"{here}-a", 0)
         inners: tuple[Module, ...] = (inner,)
         signals = (out,) * number
         if derived == 2:
-            behind = Second(place, aggregation, out)
+            behind = place.second(aggregation, out)
             second, end = self._module(source, behind, f"{here}-b", 0)
             way = behind.way(end)
             assert way is not None

@@ -13,7 +13,7 @@ class NotDerivable(Exception):
 
 
 class Place(ABC):
-    """Where modules follow one another: the network itself, or a branch of it.
+    """Where modules follow one another: the network itself, or a branch of it. What it has found out it remembers.
 
     Attributes:
         copies: how many times what stands here is built.
@@ -24,6 +24,24 @@ class Place(ABC):
         self.copies = copies
         self.depth = depth
         self._known: dict[Signal, Work | None] = {}
+        self._firsts: dict[tuple[str, int, Signal], Place] = {}
+        self._seconds: dict[tuple[str, Signal], Second] = {}
+
+    def first(self, aggregation: str, branching: str, source: Signal) -> "Place":
+        """Return the first branch of a branching here, or the one that stands for all; it begins with ``source``."""
+        number = factor(branching)
+        key = aggregation, number, source
+        if key not in self._firsts:
+            copied = number > 2
+            self._firsts[key] = Copied(self, aggregation, number) if copied else First(self, aggregation, source)
+        return self._firsts[key]
+
+    def second(self, aggregation: str, first: Signal) -> "Second":
+        """Return the second branch of a branching here; the first one has come out as ``first``."""
+        key = aggregation, first
+        if key not in self._seconds:
+            self._seconds[key] = Second(self, aggregation, first)
+        return self._seconds[key]
 
     def rest(self, signal: Signal) -> Work | None:
         """Return the work of all that follows if the modules here end with ``signal``, None where it cannot fit.
@@ -87,7 +105,7 @@ class First(Inner):
         self._source = source
 
     def _rest(self, signal: Signal) -> Work | None:
-        return Second(self._outer, self._aggregation, signal).rest(self._source)
+        return self._outer.second(self._aggregation, signal).rest(self._source)
 
 
 class Second(Inner):
@@ -118,9 +136,3 @@ class Second(Inner):
         way = self.way(signal)
         rest = self._joined((self._first, way.signal)) if way else None
         return rest + way.work.times(self.copies) if way and rest else None
-
-
-def place_of(outer: Place, aggregation: str, branching: str, source: Signal) -> Place:
-    """Return where the first branch stands, or the one that stands for several; it begins with ``source``."""
-    number = factor(branching)
-    return First(outer, aggregation, source) if number == 2 else Copied(outer, aggregation, number)

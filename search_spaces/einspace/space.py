@@ -69,23 +69,24 @@ class EinSpace(SearchSpace):
             taken.append((name, option))
             return option
 
-        tree = Derivation(self._image, self.classes, self.limits, recorded).tree()
-        for canonical in self._canonical(tree):
+        place = Whole(self.classes)
+        tree = Derivation(self._image, place, self.limits, recorded).tree()
+        for canonical in self._canonical(tree, place):
             if canonical == tree:
                 return Architecture(self.name, tuple(taken))
             try:
-                return self._written(canonical)
+                return self._written(canonical, place)
             except NotDerivable:
                 continue
         raise AssertionError("a network that was derived has no canonical derivation")
 
-    def _canonical(self, tree: Module) -> Iterator[Module]:
+    def _canonical(self, tree: Module, place: Whole) -> Iterator[Module]:
         """Yield derivations of the network of ``tree``, the canonical one first.
 
         The others are for the few networks with branches of which the second is not known to fit the first in the
         canonical order, or that cannot do without what is implied.
         """
-        network, place = steps(tree), Whole(self.classes)
+        network = steps(tree)
         whole, _ = followed(network, self._image, place)
         in_order, _ = ordered(whole, self._image)
         for found in (in_order, whole) if in_order != whole else (whole,):
@@ -96,7 +97,7 @@ class EinSpace(SearchSpace):
             yield derived(shortest)
         yield derived(network)
 
-    def _written(self, tree: Module) -> Architecture:
+    def _written(self, tree: Module, place: Whole) -> Architecture:
         """Return the decisions that derive ``tree``.
 
         Raises:
@@ -112,7 +113,7 @@ class EinSpace(SearchSpace):
             taken.append((name, option))
             return option
 
-        Derivation(self._image, self.classes, self.limits, choose).tree()
+        Derivation(self._image, place, self.limits, choose).tree()
         return Architecture(self.name, tuple(taken))
 
     def chances(self, options: Sequence[str]) -> Sequence[float] | None:
@@ -186,4 +187,4 @@ class EinSpace(SearchSpace):
         Raises:
             NotDerivable: it is none of this space.
         """
-        return self.parse(self._written(tree).text)
+        return self.parse(self._written(tree, Whole(self.classes)).text)

@@ -41,12 +41,16 @@ class Guide:
     def __call__(self, name: str, options: Sequence[str]) -> str:
         """Take the decision ``name``."""
         expected = self._expected.pop()
-        wanted = next(tokens(expected)) if isinstance(expected, Op | Seq | Route | Branch) else expected
+        wanted: str | None
+        if isinstance(expected, Op | Seq | Route | Branch):
+            wanted = next(tokens(expected))
+        else:
+            wanted = expected
         if self._taken == self._changed:
             others = [option for option in options if option != wanted]
             option = self._draw(others or options)
         else:
-            option = wanted if wanted in options else self._draw(options)
+            option = wanted if wanted is not None and wanted in options else self._draw(options)
         self._taken += 1
         if option in (OP, SEQ, ROUTE, BRANCH):
             parts = _parts(expected) if option == wanted else ()

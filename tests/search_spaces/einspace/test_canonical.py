@@ -12,7 +12,7 @@ from search_spaces.einspace.canonical import derived, followed, simplified, step
 from search_spaces.einspace.derivation import Branch, Module, Op, Route, Seq, from_tokens, sequence, tokens
 from search_spaces.einspace.derive import Derivation
 from search_spaces.einspace.grammar import MAP_PERMUTES
-from search_spaces.einspace.place import Place, Second, Whole, place_of
+from search_spaces.einspace.place import Place, Whole
 from search_spaces.einspace.seeds import convolution
 from search_spaces.einspace.signal import Signal
 from search_spaces.einspace.space import EinSpace
@@ -124,8 +124,8 @@ class Interpreter:
         outs: list[tuple[Tensor, Grid]] = []
         for part, inner in zip(parts, module.inners * module.copies, strict=True):
             second = outs and module.copies == 1
-            behind = Second(place, module.aggregation, _signal(*outs[0])) if second else None
-            here = behind or place_of(place, module.aggregation, module.branching, _signal(part, grid))
+            behind = place.second(module.aggregation, _signal(*outs[0])) if second else None
+            here = behind or place.first(module.aggregation, module.branching, _signal(part, grid))
             out, out_grid = self._run(inner, part, grid, here)
             way = behind.way(_signal(out, out_grid)) if behind else None
             for function in way.functions if way else ():
@@ -175,7 +175,8 @@ def trees(count: int, seed: int) -> list[Module]:
     rng = np.random.default_rng(seed)
     image = Signal(SPACE.input_shape)
     return [
-        Derivation(image, 5, SPACE.limits, lambda _, options: pick(SPACE, options, rng)).tree() for _ in range(count)
+        Derivation(image, Whole(5), SPACE.limits, lambda _, options: pick(SPACE, options, rng)).tree()
+        for _ in range(count)
     ]
 
 

@@ -28,7 +28,7 @@ def derive(limits: Limits, rng: np.random.Generator, seen: list[tuple[str, tuple
         seen.append((name, tuple(options), option))
         return option
 
-    return Derivation(IMAGE, CLASSES, limits, choose).tree()
+    return Derivation(IMAGE, Whole(CLASSES), limits, choose).tree()
 
 
 def test_rules_come_in_the_published_proportions() -> None:
@@ -56,7 +56,7 @@ def test_one_name_has_one_list_of_options() -> None:
 
 def test_the_first_option_is_to_do_nothing() -> None:
     """Whoever asks for no more ends: below the root all rules are computations, and those identities."""
-    tree = Derivation(IMAGE, CLASSES, WIDE, lambda name, options: options[0]).tree()
+    tree = Derivation(IMAGE, Whole(CLASSES), WIDE, lambda name, options: options[0]).tree()
     assert list(tokens(tree)) == ["seq", "op", "identity", "op", "identity"]
 
 
@@ -116,7 +116,7 @@ class Rebel:
 @pytest.mark.parametrize("favourites", [["seq"], ["route", "identity"], ["branch"], ["branch", "clone8"]], ids=str)
 def test_derivations_end_whatever_is_chosen(favourites: list[str]) -> None:
     limits = dataclasses.replace(WIDE, functions=40)
-    tree = Derivation(IMAGE, CLASSES, limits, Rebel(favourites)).tree()
+    tree = Derivation(IMAGE, Whole(CLASSES), limits, Rebel(favourites)).tree()
     assert sum(name in KINDS for name in tokens(tree)) <= limits.modules
     network, _ = without_implied(steps(tree), IMAGE, Whole(CLASSES))
     followed(network, IMAGE, Whole(CLASSES))

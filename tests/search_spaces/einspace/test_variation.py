@@ -8,6 +8,7 @@ import pytest
 from search_spaces.architecture import Architecture
 from search_spaces.einspace.derivation import Branch, Module, Op, Route, Seq, tokens
 from search_spaces.einspace.derive import Derivation
+from search_spaces.einspace.place import Whole
 from search_spaces.einspace.seeds import convolution
 from search_spaces.einspace.signal import Signal
 from search_spaces.einspace.space import EinSpace
@@ -80,7 +81,7 @@ def test_a_changed_function_leaves_the_rest_as_it_is() -> None:
             taken.append(guide(name, options))  # type: ignore[arg-type]
             return taken[-1]
 
-        Derivation(Signal(SPACE.input_shape), 10, SPACE.limits, choose).tree()
+        Derivation(Signal(SPACE.input_shape), Whole(10), SPACE.limits, choose).tree()
         assert [i for i, (new, old) in enumerate(zip(taken, written, strict=True)) if new != old] in ([number], [])
 
 
