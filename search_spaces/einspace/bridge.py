@@ -105,7 +105,7 @@ def partner(aggregation: str, first: Signal) -> Wanted | None:
     )
 
 
-@lru_cache(20_000)
+@lru_cache(3000)
 def bridge(source: Signal, wanted: Wanted) -> Bridge | None:
     """Return a way from ``source`` to what is ``wanted``, None where none is known.
 
@@ -117,7 +117,7 @@ def bridge(source: Signal, wanted: Wanted) -> Bridge | None:
         effort = way.effort(wanted)
         if effort is not None and (best is None or effort < least):
             best, least = way, effort
-            if effort <= 1:
+            if effort <= 3:  # no more than a convolution
                 break
     if best is None:
         return None
@@ -157,20 +157,15 @@ def _as_maps(source: Signal) -> list[tuple[Functions, Shape]]:
 def _map_ways(source: Signal, wanted: Wanted) -> Iterator[_Way]:
     """Yield ways to feature maps; of windows only to such as have the sides that are wanted."""
     _, height_wanted, width_wanted = wanted.shape
-    any_size = None in wanted.shape
     for start, shape in _as_maps(source):
-        if start:
-            yield _Way((start[:-1],), (COL2IM,), shape, axis=0)
-        else:
-            yield _Way((), (), shape)
-        for order, arranged in _arranged(shape):
-            if order:
-                yield _Way((start, order), (), arranged)
-            channels, *sides = arranged
+        yield _Way((start[:-1],), (COL2IM,), shape, axis=0) if start else _Way((), (), shape)
+        orders = list(_arranged(shape))
+        yield from (_Way((start, order), (), arranged) for order, arranged in orders if order)
+        for order, (channels, *sides) in orders:
             for windows, times, height, width in _windowed(*sides):
                 if height_wanted in (None, height) and width_wanted in (None, width):
                     yield _Way((start, order, windows), (COL2IM,), (times * channels, height, width), axis=0)
-                if not order and (any_size or (height in wanted.shape and width in wanted.shape)):
+                if not order and height in wanted.shape and width in wanted.shape:
                     yield from _rearranged((start, windows), (times * channels, height, width), wanted)
 
 

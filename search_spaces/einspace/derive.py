@@ -61,7 +61,7 @@ _BITS = {
 }
 
 
-@lru_cache(5000)
+@lru_cache(1000)
 def _steps(functions: tuple[str, ...], signal: Signal) -> dict[str, tuple[Signal, Work]]:
     """Return what each function that takes a signal makes of it, and the work."""
     made = {function: applied(function, signal) for function in functions}

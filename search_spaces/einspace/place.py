@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 from search_spaces.einspace.bridge import Bridge, bridge, partner
 from search_spaces.einspace.grammar import factor
@@ -20,28 +21,29 @@ class Place(ABC):
         depth: how many branchings are around it.
     """
 
-    def __init__(self, copies: int, depth: int) -> None:
+    def __init__(self, copies: int, depth: int, branches: dict[Any, Any]) -> None:
         self.copies = copies
         self.depth = depth
+        self._branches = branches
         self._known: dict[Signal, Work | None] = {}
-        self._firsts: dict[tuple[str, int, Signal], Place] = {}
-        self._seconds: dict[tuple[str, Signal], Second] = {}
 
     def first(self, aggregation: str, branching: str, source: Signal) -> "Place":
         """Return the first branch of a branching here, or the one that stands for all; it begins with ``source``."""
         number = factor(branching)
-        key = aggregation, number, source
-        if key not in self._firsts:
+        key = id(self), aggregation, number, source
+        if key not in self._branches:
             copied = number > 2
-            self._firsts[key] = Copied(self, aggregation, number) if copied else First(self, aggregation, source)
-        return self._firsts[key]
+            self._branches[key] = Copied(self, aggregation, number) if copied else First(self, aggregation, source)
+        found: Place = self._branches[key]
+        return found
 
     def second(self, aggregation: str, first: Signal) -> "Second":
         """Return the second branch of a branching here; the first one has come out as ``first``."""
-        key = aggregation, first
-        if key not in self._seconds:
-            self._seconds[key] = Second(self, aggregation, first)
-        return self._seconds[key]
+        key = id(self), aggregation, first
+        if key not in self._branches:
+            self._branches[key] = Second(self, aggregation, first)
+        found: Second = self._branches[key]
+        return found
 
     def rest(self, signal: Signal) -> Work | None:
         """Return the work of all that follows if the modules here end with ``signal``, None where it cannot fit.
@@ -61,8 +63,12 @@ class Whole(Place):
     """The network itself, which the classifier follows."""
 
     def __init__(self, classes: int) -> None:
-        super().__init__(copies=1, depth=0)
+        super().__init__(copies=1, depth=0, branches={})
         self._classes = classes
+
+    def forget(self) -> None:
+        """Let go of the branches that are remembered: they hold on to the whole, and it to them."""
+        self._branches.clear()
 
     def _rest(self, signal: Signal) -> Work:
         features = signal.shape[2] if signal.grid else signal.shape[0]
@@ -73,7 +79,7 @@ class Inner(Place):
     """A branch; ``outer`` is where the branching stands."""
 
     def __init__(self, outer: Place, aggregation: str, copies: int) -> None:
-        super().__init__(outer.copies * copies, outer.depth + 1)
+        super().__init__(outer.copies * copies, outer.depth + 1, outer._branches)
         self._outer = outer
         self._aggregation = aggregation
 

@@ -59,7 +59,7 @@ class Work(NamedTuple):
         return Work(copies * self.macs, copies * self.params, self.peak, copies * self.functions)
 
 
-@lru_cache(10_000)
+@lru_cache(4000)
 def applied(function: str, signal: Signal) -> Signal | None:
     """Return what a computation or routing function makes of a signal, None where it does not take it.
 

@@ -70,7 +70,12 @@ class EinSpace(SearchSpace):
             return option
 
         place = Whole(self.classes)
-        tree = Derivation(self._image, place, self.limits, recorded).tree()
+        try:
+            return self._decided(Derivation(self._image, place, self.limits, recorded).tree(), place, taken)
+        finally:
+            place.forget()
+
+    def _decided(self, tree: Module, place: Whole, taken: list[tuple[str, str]]) -> Architecture:
         for canonical in self._canonical(tree, place):
             if canonical == tree:
                 return Architecture(self.name, tuple(taken))
