@@ -22,20 +22,17 @@ from search_spaces.einspace.grammar import (
     SWAP,
     WINDOWS,
 )
+from search_spaces.einspace.joins import Add, Concat, Part, Product
 from search_spaces.einspace.operators import (
-    Add,
     BatchNorm,
     Columns,
-    Concat,
     Convolution,
     FeatureMap,
     LayerNorm,
     LeakyReLU,
     Linear,
-    Part,
     Permute,
     Positions,
-    Product,
     Softmax,
 )
 from search_spaces.einspace.signal import Signal, applied, axis_of, branched, joined

@@ -1,4 +1,4 @@
-"""The operators of einspace's networks as blocks, each defined once.
+"""The operators of einspace's networks as blocks, each defined once; see ``joins`` for those of branches.
 
 Columns (S, D) are feature maps (1, S, D) here; see ``Signal``.
 """
@@ -184,33 +184,6 @@ class Permute(Weightless):
 
 
 @dataclass(frozen=True)
-class Part(Weightless):
-    """One of several equal parts along an axis of (C, H, W)."""
-
-    axis: int
-    parts: int
-    number: int
-
-    @property
-    def spec(self) -> str:
-        """Operator and hyper-parameters."""
-        return f"part{self.number}_of{self.parts}_a{self.axis}"
-
-    @property
-    def out_shape(self) -> Shape:
-        """Shape of the output feature map."""
-        channels, height, width = (
-            size // self.parts if axis == self.axis else size for axis, size in enumerate(self.in_shape)
-        )
-        return channels, height, width
-
-    def build(self) -> nn.Module:
-        """Return the module."""
-        size = self.in_shape[self.axis] // self.parts
-        return Apply(lambda x: x.narrow(self.axis + 1, self.number * size, size))
-
-
-@dataclass(frozen=True)
 class BatchNorm(Weightless):
     """Batch norm of a feature map."""
 
@@ -295,93 +268,3 @@ class Positions(Weightless):
     def build(self) -> nn.Module:
         """Return the module."""
         return AddedPositions(self.in_shape)
-
-
-class Joined(nn.Module):
-    """The torch module of ``Join``."""
-
-    def __init__(self, others: tuple[Shape, ...], function: Callable[..., Tensor]) -> None:
-        super().__init__()
-        self._others = others
-        self._function = function
-
-    def forward(self, first: Tensor, *others: Tensor) -> Tensor:
-        """Map NCHW of each branch to NCHW. Alone, as latency tables measure a block, it joins its input with ones."""
-        return self._function(first, *(others or (torch.ones(first.shape[0], *shape) for shape in self._others)))
-
-
-@dataclass(frozen=True)
-class Join(Weightless):
-    """What makes one of the outputs of several branches; ``in_shape`` is the first one's, ``others`` the others'."""
-
-    others: tuple[Shape, ...]
-
-    @property
-    def _others(self) -> str:
-        return "_".join("x".join(map(str, shape)) for shape in self.others)
-
-
-@dataclass(frozen=True)
-class Add(Join):
-    """The sum."""
-
-    @property
-    def spec(self) -> str:
-        """Operator and hyper-parameters."""
-        return f"add{1 + len(self.others)}_{self._others}"
-
-    def build(self) -> nn.Module:
-        """Return the module."""
-        return Joined(self.others, lambda *tensors: sum(tensors[1:], tensors[0]))
-
-
-@dataclass(frozen=True)
-class Concat(Join):
-    """One behind the other along an axis of (C, H, W)."""
-
-    axis: int
-
-    @property
-    def spec(self) -> str:
-        """Operator and hyper-parameters."""
-        return f"concat_a{self.axis}_{self._others}"
-
-    @property
-    def out_shape(self) -> Shape:
-        """Shape of the output feature map."""
-        more = sum(shape[self.axis] for shape in self.others)
-        channels, height, width = (size + more * (axis == self.axis) for axis, size in enumerate(self.in_shape))
-        return channels, height, width
-
-    def build(self) -> nn.Module:
-        """Return the module."""
-        return Joined(self.others, lambda *tensors: torch.cat(tensors, self.axis + 1))
-
-
-@dataclass(frozen=True)
-class Product(Join):
-    """The matrix product of two, scaled or not by the root of its number of summands."""
-
-    scaled: bool
-
-    @property
-    def spec(self) -> str:
-        """Operator and hyper-parameters."""
-        return f"{'scaled_' if self.scaled else ''}dot_{self._others}"
-
-    @property
-    def out_shape(self) -> Shape:
-        """Shape of the output feature map."""
-        return *self.in_shape[:2], self.others[0][2]
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates at batch 1."""
-        return math.prod(self.in_shape) * self.others[0][2]
-
-    def build(self) -> nn.Module:
-        """Return the module."""
-        scale = self.in_shape[2] ** -0.5
-        if not self.scaled:
-            return Joined(self.others, lambda first, second: first @ second)
-        return Joined(self.others, lambda first, second: (first @ second) * scale)

@@ -10,21 +10,18 @@ from torch import nn
 
 from latency.emit import disagreement, to_onnx
 from search_spaces.block import Block
+from search_spaces.einspace.joins import Add, Concat, Part, Product
 from search_spaces.einspace.network import lowered
 from search_spaces.einspace.operators import (
-    Add,
     BatchNorm,
     Columns,
-    Concat,
     Convolution,
     FeatureMap,
     LayerNorm,
     LeakyReLU,
     Linear,
-    Part,
     Permute,
     Positions,
-    Product,
     Softmax,
 )
 from search_spaces.einspace.signal import Signal
