@@ -41,6 +41,8 @@ def build_table(
 ) -> LatencyTable:
     """Measure every distinct block of ``space`` on ``device``, calibrate, check, and write the table to ``path``.
 
+    Where a space has no end of blocks, those of the networks that calibrate the table are measured too.
+
     Blocks and networks are timed in one interleaved session, so that a slow minute of the host touches all alike.
     Interrupted, the same call goes on with the next round.
 
@@ -51,7 +53,8 @@ def build_table(
     networks = spread_networks(space, NETWORKS, protocol.seed)
     shapes = probed_shapes(space)
     with seeded(protocol.seed):
-        blocks = block_models(space.distinct_blocks(), device)
+        used = [block for network in networks for block in space.blocks(network)]
+        blocks = block_models([*space.distinct_blocks(), *used], device)
         beside = {**border_probes(shapes, device), **network_models(space, networks, device)}
         empty = session_model(device)
     models = {**{key: block.content for key, block in blocks.items()}, **beside, _SESSION: empty}

@@ -192,6 +192,8 @@ def _getitem(r: Recorder, out: Tensor, x: Tensor, index: Any) -> str:
 
 def _sliced(r: Recorder, x: Tensor, bounds: list[tuple[int, int, int, int]]) -> str:
     """Take a part along axes, given by (axis, start, end, step) each."""
+    if not bounds:
+        return r.name(x)
     axes, starts, ends, steps = (r.constant(np.array(values, np.int64)) for values in zip(*bounds, strict=True))
     return r.node("Slice", [r.name(x), starts, ends, axes, steps])
 

@@ -14,6 +14,7 @@ from nas.training.paths import PathKind
 from nas.training.recipe import FINAL, Recipe
 from nas.training.recorded import PREFIX, Source
 from search_spaces.block import Shape
+from search_spaces.einspace.space import EinSpace
 from search_spaces.errors import InputError, unknown
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
@@ -30,6 +31,7 @@ SPACES: dict[str, type[SearchSpace]] = {
     "fbnetv2": FBNetV2Space,
     "hybrid": HybridSpace,
     "nb201": NB201Space,
+    "einspace": EinSpace,
 }
 """The search spaces by name."""
 

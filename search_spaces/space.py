@@ -1,8 +1,9 @@
 """The search space: one method that takes decisions, and everything that follows from it."""
 
 from abc import ABC, abstractmethod
+from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from torch import nn
@@ -64,15 +65,25 @@ class SearchSpace(ABC):
 
     @abstractmethod
     def positions(self) -> list[list[Block]]:
-        """Return the blocks that may stand at each position of a network, one where nothing is searched."""
+        """Return the blocks that may stand at each position of a network, one where nothing is searched.
+
+        None at all where networks have no positions in common.
+        """
 
     def chain(self) -> list[Position] | None:
         """Return the positions of a network whose blocks follow one another, None where they do not."""
         return None
 
     def distinct_blocks(self) -> list[Block]:
-        """Return every block that some architecture uses, each once: the rows of a latency table."""
+        """Return every block that some architecture uses, each once: the rows of a latency table.
+
+        Where there is no end of them, those that are used most.
+        """
         return list({block.key: block for row in self.positions() for block in row}.values())
+
+    def chances(self, options: Sequence[str]) -> Sequence[float] | None:
+        """Return the probability of each of a decision's options, None where they are equally probable."""
+        return None
 
     @abstractmethod
     def descriptors(self, architecture: Architecture) -> list[float]:
@@ -82,6 +93,10 @@ class SearchSpace(ABC):
         """Return the network as a graph of its blocks: a chain, unless a space connects them otherwise."""
         labels = [block.spec for block in self.blocks(architecture) if not block.free]
         return labels, list(pairwise(range(len(labels))))
+
+    def drawing(self, architecture: Architecture) -> list[str]:
+        """Return the lines of a drawing of the network, none where the list of its blocks shows all."""
+        return []
 
     def grid(self) -> Grid | None:
         """Return the space as rows of option numbers, None where decisions depend on each other."""
@@ -170,26 +185,34 @@ class SearchSpace(ABC):
         return architecture
 
 
-def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
-    return options[int(rng.integers(len(options)))]
+def pick(space: SearchSpace, options: Sequence[str], rng: np.random.Generator) -> str:
+    """Draw one of a decision's options with the space's probabilities."""
+    chances = space.chances(options)
+    if chances is None:
+        return options[int(rng.integers(len(options)))]
+    ends = list(accumulate(chances))
+    return options[bisect(ends[:-1], rng.random() * ends[-1])]
 
 
 def sample(space: SearchSpace, rng: np.random.Generator) -> Architecture:
-    """Draw every decision uniformly."""
-    return space.decide(lambda _, options: _pick(options, rng))
+    """Draw every decision with the space's probabilities."""
+    return space.decide(lambda _, options: pick(space, options, rng))
 
 
 def sample_spread(space: SearchSpace, rng: np.random.Generator) -> Architecture:
     """Draw an architecture that leans towards one option by a random degree.
 
-    Uniform draws are all much alike, in size and in latency; leaning draws reach both ends of the space.
+    Uniform draws are all much alike, in size and in latency; leaning draws reach both ends of the space. Decisions
+    for whose options a space has probabilities are drawn with them.
     """
     lean = rng.random()
     favourites: dict[tuple[str, ...], str] = {}
 
     def choose(_: str, options: Sequence[str]) -> str:
-        favourite = favourites.setdefault(tuple(options), _pick(options, rng))
-        return favourite if rng.random() < lean else _pick(options, rng)
+        if space.chances(options) is not None:
+            return pick(space, options, rng)
+        favourite = favourites.setdefault(tuple(options), pick(space, options, rng))
+        return favourite if rng.random() < lean else pick(space, options, rng)
 
     return space.decide(choose)
 
@@ -202,15 +225,15 @@ def replay(space: SearchSpace, decisions: dict[str, str]) -> Architecture:
 def mutate(space: SearchSpace, parent: Architecture, rng: np.random.Generator) -> Architecture:
     """Change one decision of ``parent``; decisions that then no longer apply are drawn anew."""
     recorded = dict(parent.decisions)
-    changed = _pick(list(recorded), rng)
+    changed = list(recorded)[int(rng.integers(len(recorded)))]
 
     def choose(name: str, options: Sequence[str]) -> str:
         others = [option for option in options if option != recorded.get(name)]
         if name == changed and others:
-            return _pick(others, rng)
+            return pick(space, others, rng)
         if recorded.get(name) in options:
             return recorded[name]
-        return _pick(options, rng)
+        return pick(space, options, rng)
 
     return space.decide(choose)
 
@@ -224,7 +247,7 @@ def crossover(space: SearchSpace, mother: Architecture, father: Architecture, rn
         for parent in (parents[first], parents[1 - first]):
             if parent.get(name) in options:
                 return parent[name]
-        return _pick(options, rng)
+        return pick(space, options, rng)
 
     return space.decide(choose)
 

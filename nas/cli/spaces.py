@@ -1,5 +1,6 @@
 """``nas spaces`` and ``nas export``: architectures, without any search."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -97,7 +98,7 @@ def show(
     json: Json = False,
     config: Config = None,
 ) -> None:
-    """Show one architecture with its MACs and parameters, layer by layer.
+    """Show one architecture with its MACs and parameters, layer by layer or, where layers branch, as a tree.
 
     Counts follow the FBNet authors: MACs of convolutions, linear layers and global pooling; weights without
     biases and norms. In attention, products of two feature maps are MACs too. ``trainable`` are all parameters, those
@@ -111,6 +112,9 @@ def show(
     if json:
         console.print_json(data=facts, indent=None)
         return
+    if lines := chosen.drawing(architecture):
+        _draw(lines, facts)
+        return
     rows = [
         [block.spec, "x".join(map(str, block.in_shape)), f"{block.macs:,}", f"{block.params:,}"]
         for block in chosen.blocks(architecture)
@@ -120,6 +124,14 @@ def show(
     console.print(f"with biases and norms: {facts['trainable']:,} params", markup=False)
     if found:
         console.print(f"predicted ms: {facts['predicted_ms']:.3g} on {found.device}", markup=False)
+
+
+def _draw(lines: list[str], facts: Mapping[str, str | int | float]) -> None:
+    console.print(f"{facts['architecture']}  ({facts['id']})", style="bold", markup=False)
+    for line in lines:
+        console.print(line, markup=False)
+    predicted = f", {facts['predicted_ms']:.3g} predicted ms" if "predicted_ms" in facts else ""
+    console.print(f"total: {facts['macs']:,} MACs, {facts['params']:,} params{predicted}", markup=False)
 
 
 @spaces.command(epilog="Example:  nas spaces sample fbnet -n 200 --seed 7 --input 3x32x32 --json")
@@ -133,7 +145,7 @@ def sample(
     json: Json = False,
     config: Config = None,
 ) -> None:
-    """Draw architectures uniformly at random."""
+    """Draw architectures at random, every decision with the space's probabilities."""
     chosen, found = _space_of(space, input, classes, table)
     rng = np.random.default_rng(seed)
     for _ in range(number):

@@ -11,7 +11,7 @@ from torch import Tensor
 from latency.files import read_sealed, write_sealed
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
-from search_spaces.space import SearchSpace, replay
+from search_spaces.space import SearchSpace, pick, replay
 
 SCHEMA_VERSION = 1
 Probabilities = Mapping[str, Mapping[str, float]]
@@ -29,7 +29,7 @@ def decisions_of(space: SearchSpace) -> dict[str, tuple[str, ...]]:
 
     def choose(name: str, options: Sequence[str]) -> str:
         found[name] = tuple(options)
-        return options[int(rng.integers(len(options)))]
+        return pick(space, options, rng)
 
     for _ in range(_DRAWS):  # which decisions there are may depend on others
         space.decide(choose)

@@ -18,6 +18,7 @@ from nas.training.paths import PathKind, path_loss
 from nas.training.train import Progress, Recipe, fit
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block
+from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 
 
@@ -26,9 +27,14 @@ class Supernet:
 
     ``parameters`` maps the names of ``space.build``'s parameters to the maximal ones. It holds no running
     batch-norm statistics: those of one path are wrong for every other.
+
+    Raises:
+        InputError: the space's networks have no positions in common.
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
+        if not space.positions():
+            raise InputError(f"networks of {space.name} have no layers in common to share weights: give --oracle train")
         self._space = space
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -10,6 +10,7 @@ import torch
 from toy_space import ToySpace
 
 from search_spaces.architecture import Architecture
+from search_spaces.einspace.space import EinSpace
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
@@ -33,6 +34,8 @@ SPACES: dict[str, Callable[[], SearchSpace]] = {
     "hybrid, fabric": lambda: HybridSpace((1, 28, 28), 10, "fabric-28"),
     "nb201": lambda: NB201Space((3, 32, 32), 10),
     "nb201, gray, not square": lambda: NB201Space((1, 8, 12), 3),
+    "einspace": lambda: EinSpace((3, 16, 16), 10),
+    "einspace, gray, not square": lambda: EinSpace((1, 9, 12), 3),
     "toy": ToySpace,
 }
 
@@ -104,7 +107,8 @@ def test_blocks_chain_from_the_image_to_the_scores(space: SearchSpace, samples: 
     for architecture in samples:
         blocks = space.blocks(architecture)
         assert blocks[0].in_shape == space.input_shape
-        assert all(one.out_shape == other.in_shape for one, other in itertools.pairwise(blocks))
+        if space.positions():  # elsewhere blocks branch
+            assert all(one.out_shape == other.in_shape for one, other in itertools.pairwise(blocks))
         assert blocks[-1].out_shape == (space.classes, 1, 1)
 
 
@@ -126,6 +130,8 @@ def test_networks_can_be_trained(space: SearchSpace, samples: list[Architecture]
 
 def test_positions_hold_every_block(space: SearchSpace, samples: list[Architecture]) -> None:
     positions = [set(row) for row in space.positions()]
+    if not positions:
+        pytest.skip("networks have no positions in common")
     assert all(positions)
     for architecture in samples:
         blocks = space.blocks(architecture)
@@ -136,13 +142,15 @@ def test_positions_hold_every_block(space: SearchSpace, samples: list[Architectu
 def test_distinct_blocks_are_those_of_the_positions(space: SearchSpace) -> None:
     distinct = space.distinct_blocks()
     keys = [block.key for block in distinct]
-    assert len(set(keys)) == len(keys)
-    assert set(keys) == {block.key for row in space.positions() for block in row}
+    assert len(set(keys)) == len(keys) > 0
+    if space.positions():
+        assert set(keys) == {block.key for row in space.positions() for block in row}
 
 
-def test_equal_keys_are_equal_computations(space: SearchSpace) -> None:
+def test_equal_keys_are_equal_computations(space: SearchSpace, samples: list[Architecture]) -> None:
     by_key: dict[str, tuple[object, ...]] = {}
-    for block in (block for row in space.positions() for block in row):
+    used = [block for architecture in samples for block in space.blocks(architecture)]
+    for block in [*used, *(block for row in space.positions() for block in row)]:
         facts = (type(block), block.in_shape, block.out_shape, block.macs, block.params)
         assert by_key.setdefault(block.key, facts) == facts
 

@@ -29,8 +29,12 @@ from latency.host import fingerprint
 from latency.measure import Measured, Protocol
 from latency.models import probe_name, probed_shapes
 from latency.table import LatencyTable
+from search_spaces.einspace.derive import Limits
+from search_spaces.einspace.space import EinSpace
+from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.nb201 import NB201Space
+from search_spaces.space import sample
 
 CPU = Device()
 TOY = ToySpace((1, 8, 8))
@@ -122,6 +126,19 @@ def test_missing_blocks_are_measured_and_the_others_stay(built: Built, tmp_path:
     assert whole.extends(part) and set(whole.blocks) == set(table.blocks)
     assert 0 < whole.blocks[lacking.key].cold_ms < 30 * table.blocks[lacking.key].cold_ms
     assert LatencyTable.load(path) == whole and [found.name for found in tmp_path.iterdir()] == ["cpu.json"]
+
+
+def test_spaces_without_end_of_blocks_are_extended_by_what_is_asked(tmp_path: Path) -> None:
+    limits = Limits(macs=200_000, params=20_000, elements=10_000, functions=4, depth=2)
+    space, path = EinSpace((1, 8, 8), 3, limits=limits), tmp_path / "cpu.json"
+    table = build_table(space, CPU, path, PROTOCOL)
+    assert table.quality.networks == 16 and not space.distinct_blocks()
+    rng = np.random.default_rng(1)
+    other = next(a for a in iter(lambda: sample(space, rng), None) if table.missing(space.blocks(a)))
+    with pytest.raises(InputError, match="lacks"):
+        table.predict_ms(space.blocks(other))
+    whole = extend_table(table, space, CPU, path, space.blocks(other), PROTOCOL)
+    assert whole.extends(table) and whole.predict_ms(space.blocks(other)) > 0
 
 
 def test_check_measures_a_small_space_again(built: Built) -> None:

@@ -346,6 +346,7 @@ KNOWN: dict[str, Callable[[Apply, Tensor], Tensor]] = {
     "linear on a map": lambda m, x: m.linear(x),
     "linear on a map without bias": lambda m, x: F.linear(x, m.linear.weight),
     "part": lambda m, x: x[:, 1:3],
+    "whole": lambda m, x: F.relu(x[:, :]),
     "every second": lambda m, x: x[:, :, 1::2, ::3],
     "narrowed": lambda m, x: x.narrow(2, 1, 2),
     "list of tensors": lambda m, x: torch.cat([x, m.conv(x)], 1),

@@ -334,8 +334,19 @@ def test_json_of_spaces(cli: Cli) -> None:
     assert (s1["macs"], s1["params"], s1["trainable"]) == (241_365_312, 6_283_328, 6_330_808)
     listed = rows(cli("spaces", "list", "--json"))
     families = {f"{kind.family}/{macro}" for kind in (FBNetSpace, FBNetV2Space, HybridSpace) for macro in kind.macros()}
-    assert {row["macro"] for row in listed} == {*families, "nb201"}
+    assert {row["macro"] for row in listed} == {*families, "nb201", "einspace"}
     assert all(row.keys() == {"space", "macro", "input", "decisions", "named"} for row in listed)
+
+
+def test_networks_that_branch_are_shown_as_a_tree(cli: Cli) -> None:
+    code, out, _ = cli("spaces", "show", "einspace", "--arch", "vit", "--input", "3x32x32", "--classes", 10)
+    lines = out.splitlines()
+    assert code == 0 and lines[0].startswith("einspace:seq,route,im2col_k4s4")
+    assert lines[1:3] == ["image  3x32x32", "├─ im2col_k4s4  64x48"]
+    assert lines[-1].startswith("total: ") and "4,256," in lines[-1]
+    (shown,) = rows(cli("spaces", "show", "einspace", "--arch", "vit", "--input", "3x32x32", "--classes", 10, "--json"))
+    assert shown["params"] == 48 * 512 + 64 * 512 + 4 * 1_048_576 + 5120
+    assert "did you mean 'vit'" in refused(cli("spaces", "show", "einspace", "--arch", "wit"))
 
 
 def test_samples_are_reproducible(cli: Cli) -> None:

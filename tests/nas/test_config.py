@@ -197,7 +197,7 @@ def test_identity_of_tables_is_their_place(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_make_space() -> None:
-    assert set(SPACES) == {"fbnet", "fbnetv2", "hybrid", "nb201"}
+    assert set(SPACES) == {"fbnet", "fbnetv2", "hybrid", "nb201", "einspace"}
     space = make_space("fbnet", (1, 8, 8), 10)
     assert isinstance(space, FBNetSpace) and (space.name, space.classes) == ("fbnet/small-8", 10)
     assert make_space("fbnet", None, 1000, "fbnet_a").name == "fbnet/imagenet-1504"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_space import EXPANSIONS, ToySpace
+from toy_space import EXPANSIONS, KERNELS, ToySpace
 
 from search_spaces.architecture import Architecture
 from search_spaces.fbnet import OPTIONS, FBNetSpace
@@ -72,6 +72,23 @@ def test_sample_is_uniform_over_the_options_of_a_decision(imagenet: Recording) -
     expected = 400 * 22 / 9
     # Chi-squared with 8 degrees of freedom: 26.1 is exceeded once in a thousand.
     assert sum((counts[option] - expected) ** 2 / expected for option in OPTIONS) < 26.1
+
+
+class Partial(ToySpace):
+    """A toy space that prefers small kernels."""
+
+    def chances(self, options: Sequence[str]) -> Sequence[float] | None:
+        return (0.9, 0.1) if tuple(options) == KERNELS else None
+
+
+def test_options_are_drawn_with_the_probabilities_of_the_space() -> None:
+    space, rng = Partial(), np.random.default_rng(9)
+    for draw in (sample, sample_spread):
+        kernels = [option for _ in range(600) for _, option in draw(space, rng).decisions if option in KERNELS]
+        assert 0.86 < kernels.count("k3") / len(kernels) < 0.94
+    parent = space.parse("yes,k5,e1,yes,k5,e1")
+    mutants = [mutate(space, parent, rng) for _ in range(300)]
+    assert all(mutant != parent for mutant in mutants)
 
 
 def test_mutation_changes_exactly_one_decision(imagenet: Recording) -> None:

@@ -13,6 +13,8 @@ from nas.training.data import Dataset, load_dataset, to_tensor
 from nas.training.supernet import Supernet
 from nas.training.train import Recipe, accuracy, recalibrate
 from search_spaces.block import Block
+from search_spaces.einspace.space import EinSpace
+from search_spaces.errors import InputError
 from search_spaces.fbnet import CANDIDATES, OPTIONS, FBNetSpace
 from search_spaces.hybrid import HybridSpace
 from search_spaces.nb201 import NB201Space
@@ -249,3 +251,8 @@ def test_gradients_reach_shared_weights_through_the_loss(images: Tensor) -> None
     F.cross_entropy(supernet.forward(SPACE.parse("skip," * 7 + "skip"), images), torch.arange(8)).backward()
     assert supernet.parameters["layers.0.conv.weight"].grad is not None
     assert supernet.parameters["layers.1.depthwise.conv.weight"].grad is None
+
+
+def test_networks_without_layers_in_common_are_refused() -> None:
+    with pytest.raises(InputError, match=r"networks of einspace have no layers in common.*--oracle train"):
+        Supernet(EinSpace((1, 8, 8), 10), 0)
