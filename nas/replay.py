@@ -18,11 +18,11 @@ from nas.folder import RunFolder
 from nas.jobs import RunFailed
 from nas.measuring import Console, require_good, require_reachable
 from nas.reuse import take_over
-from nas.run import search_study
 from nas.search.executor import Work, one_thread
 from nas.search.pareto import hypervolume
 from nas.search.record import Evaluated
 from nas.search.target import FittedTarget, RecordedTarget, TableTarget, Target
+from nas.searching import search_study
 from nas.training.oracle import counts
 from nas.training.recorded import Recorded, RecordedOracle, Rows, Source, accuracies, latencies, read_rows
 from search_spaces.errors import InputError

@@ -264,7 +264,7 @@ def test_goes_on_without_the_earlier_run(first: Path, whole: Path, tmp_path: Pat
     shutil.copy(first.parent / "two.json", tmp_path)
     config = second(moved, tmp_path / "again", finalists=1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nas.run.add_ratings", untrained)
+        patch.setattr("nas.searching.add_ratings", untrained)
         with pytest.raises(RuntimeError, match="a step of training"):
             run(config)
     shutil.rmtree(moved)
