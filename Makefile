@@ -8,8 +8,9 @@ DEMO := runs/demo
 demo: .venv/.installed
 	$(BIN)/nas search --data digits --trials 60 --supernet-steps 1000 --finalists 12 --final-epochs 4 --out $(DEMO)
 
+# Two at a time, each file as a whole: what it sets up serves all of its tests.
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

@@ -185,11 +185,10 @@ class Arena:
         return [Network(space, t.architecture) for t in choose_finalists(rated, count, 0)], supernet, spent
 
     def chosen(self, way: str, count: int) -> list[Network]:
-        """Return up to ``count`` networks of a way that does not search."""
+        """Return up to ``count`` networks of a way that does not search; the family has as many as it has."""
         space, predict_ms, seed = self.task.space, self.target.predict_ms, self.task.seed
         if way == "family":
-            places = np.linspace(0, len(self.family) - 1, count).round().astype(int)
-            return [self.family[i] for i in sorted(set(places))]
+            return self.family
         choose = random_per_bin if way == RANDOM else largest_per_bin
         return [Network(space, a) for a in choose(space, predict_ms, *self.limits_ms, count, seed)]
 
@@ -289,6 +288,8 @@ def main() -> None:
         print(f"seed {seed}: {trainings} trainings take {budget_s:.0f} CPU-s", flush=True)
         for way in asked.ways:
             found, spent = results[way, trainings, seed] = run(arena, way, trainings, budget_s)
+            if not found:
+                parser.error(f"{way} takes more than {trainings} trainings: give more --budgets, --images or --epochs")
             print(f"  {way}: {len(found)} networks, {spent / budget_s:.2f} of it", flush=True)
     table, space = every[0].target.table, every[0].task.space
     networks = [network for found, _ in results.values() for network, _ in found]
