@@ -50,8 +50,9 @@ DEVICE = Device.parse("cpu")
 RANDOM, SUPERNET = "random per bin", "search by supernet"
 SEARCHES: dict[str, SamplerKind] = {"search": "gp", "search by NSGA-II": "nsga2", SUPERNET: "gp"}
 WAYS = (*SEARCHES, RANDOM, "largest per bin", "family")
-# Candidates that a search rates, by so many epochs from scratch or by a supernet that takes this share of all steps.
-CANDIDATES, PROXY_EPOCHS, SUPERNET_SHARE = 60, 1, 0.17
+# Candidates that a search rates per training in its budget, by so many epochs from scratch or by a supernet that takes
+# this share of all steps.
+CANDIDATES, PROXY_EPOCHS, SUPERNET_SHARE = 2, 1, 0.17
 # The limits that networks are chosen for: multiples of the fastest network and of the mean of uniform draws.
 _FASTEST, _SLOWEST = 1.15, 1.2
 _WIDTHS, _MEMBERS = (0.2, 3.0), 40
@@ -138,8 +139,8 @@ class Arena:
             write_sealed(path, 1, {"accuracy": found, "seconds": time.process_time() - began})
         return read_sealed(path, 1, "rating")
 
-    def rated_by_training(self, study: Study) -> float:
-        """Bring the study to its trials, and return the CPU seconds: of ratings and of asking for candidates.
+    def rated_by_training(self, study: Study, count: int) -> float:
+        """Bring the study to ``count`` trials, and return the CPU seconds: of ratings and of asking for candidates.
 
         What another search has rated counts for this one as well.
         """
@@ -153,15 +154,15 @@ class Arena:
             return found
 
         began = time.process_time()
-        self._drive(study, rate)
+        self._drive(study, rate, count)
         asking = time.process_time() - began - inside
         ratings = (self.rated(trial.architecture) for trial in evaluated_trials(study, self.task.space))
         return asking + sum(rating["seconds"] for rating in ratings)
 
-    def _drive(self, study: Study, rate: Callable[[Architecture], float]) -> None:
+    def _drive(self, study: Study, rate: Callable[[Architecture], float], count: int) -> None:
         space, targets, seed = self.task.space, [self.target], self.task.seed
-        enqueue(study, first_candidates(space, targets, CANDIDATES, seed))
-        Driver(study, space, targets, InProcess(lambda: rate), CANDIDATES).run()
+        enqueue(study, first_candidates(space, targets, count, seed))
+        Driver(study, space, targets, InProcess(lambda: rate), count).run()
 
     def searched(self, way: str, trainings: int, count: int) -> tuple[list[Network], Task | None, float]:
         """Return up to ``count`` finalists of a search, its supernet, and the CPU seconds that it took up to there."""
@@ -176,10 +177,10 @@ class Arena:
             supernet.__dict__["dataset"] = self.task.dataset
             spent += kept_seconds(self.folder / f"supernet {epochs}.json", supernet.train_supernet)
             oracle = SupernetOracle(supernet)
-            spent += kept_seconds(kept, lambda: self._drive(study, oracle.rate))
+            spent += kept_seconds(kept, lambda: self._drive(study, oracle.rate, CANDIDATES * trainings))
         else:
             if not kept.exists():
-                write_sealed(kept, 1, {"seconds": self.rated_by_training(study)})
+                write_sealed(kept, 1, {"seconds": self.rated_by_training(study, CANDIDATES * trainings)})
             spent += read_sealed(kept, 1, "seconds")["seconds"]
         rated = [trial for trial in evaluated_trials(study, space) if trial.feasible]
         return [Network(space, t.architecture) for t in choose_finalists(rated, count, 0)], supernet, spent
