@@ -19,7 +19,7 @@ from nas.search.record import Evaluated
 from nas.training.data import to_tensor
 from nas.training.oracle import Task
 from nas.training.recipe import Recipe
-from nas.training.supernet import Supernet, with_lengths_of
+from nas.training.supernet import Supernet
 from nas.training.train import accuracy, recalibrate, train
 from search_spaces.architecture import Architecture
 
@@ -105,11 +105,9 @@ class FinalTraining:
             return done
         task = self.task
         supernet = task.train_supernet() if task.supernet else None
-        start = task.fresh(architecture)
-        if supernet:
-            start = with_lengths_of(supernet.inherit(architecture), start)
         network = train(
-            start, task.dataset, self.recipe, task.seed, record.with_suffix(".safetensors"),
+            supernet.inherit(architecture) if supernet else task.fresh(architecture),
+            task.dataset, self.recipe, task.seed, record.with_suffix(".safetensors"),
             teacher=self._teacher(supernet) if supernet and self.recipe.distil else None,
         )  # fmt: skip
         accuracies = (

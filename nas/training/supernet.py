@@ -5,7 +5,6 @@ Candidates of a layer share parameters of the same name, each using its part of 
 where a layer changes its shape: each candidate then emits features of its own.
 """
 
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -105,23 +104,6 @@ class Supernet:
         for name, own in network.named_parameters():
             own.copy_(parts[name])
         return network
-
-
-@torch.no_grad()
-def with_lengths_of(network: nn.Module, fresh: nn.Module) -> nn.Module:
-    """Give every convolution before a batch norm the length that its weight has in a ``fresh`` network; return it.
-
-    The scores stay, as batch norm divides lengths out, but a step turns a weight by the learning rate over its squared
-    length (van Laarhoven, arXiv 1706.05350). Depthwise kernels of a supernet are several times as long as fresh ones:
-    networks that inherit them would hardly learn on.
-    """
-    for own, other in zip(network.modules(), fresh.modules(), strict=True):
-        if isinstance(own, nn.Sequential) and isinstance(other, nn.Sequential):
-            pairs = zip(pairwise(own.children()), other.children(), strict=False)
-            for (conv, norm), like in pairs:
-                if isinstance(conv, nn.Conv2d) and isinstance(like, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    conv.weight *= like.weight.norm() / conv.weight.norm()
-    return network
 
 
 def _by_name(candidates: dict[str, nn.Module]) -> dict[str, list[Tensor]]:

@@ -19,7 +19,7 @@ from nas.config import make_space
 from nas.training.data import Dataset, Split, load_dataset
 from nas.training.oracle import SupernetOracle, Task
 from nas.training.recipe import Recipe
-from nas.training.supernet import Supernet, with_lengths_of
+from nas.training.supernet import Supernet
 from nas.training.train import accuracy, recalibrate, train
 from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace, sample, sample_spread
@@ -29,14 +29,10 @@ CANDIDATES = 100
 
 @dataclass(frozen=True)
 class Way:
-    """Additions to the plain recipe, the weights to start from, and which path of the supernet teaches.
-
-    ``lengths`` tells that inherited weights get the lengths of fresh ones.
-    """
+    """Additions to the plain recipe, the weights to start from, and which path of the supernet teaches."""
 
     additions: dict[str, float] = field(default_factory=dict)
     inherited: bool = True
-    lengths: bool = True
     teacher: str = "largest"
 
 
@@ -44,7 +40,6 @@ PLAIN = "plain"
 WAYS = {
     PLAIN: Way(),
     "from scratch": Way(inherited=False),
-    "lengths of the supernet": Way(lengths=False),
     "label smoothing .1": Way({"label_smoothing": 0.1}),
     "mixup .2": Way({"mixup": 0.2}),
     "cutmix 1": Way({"cutmix": 1.0}),
@@ -99,8 +94,6 @@ def trained(
     """Return accuracy on validation and test images in %, and the CPU seconds of the training."""
     data, start = task.dataset, time.process_time()
     network = supernet.inherit(architecture) if way.inherited else task.fresh(architecture)
-    if way.inherited and way.lengths:
-        with_lengths_of(network, task.fresh(architecture))
     recipe = Recipe(epochs, **way.additions)  # type: ignore[arg-type]
     train(network, data, recipe, task.seed, teacher=teachers[way.teacher] if recipe.distil else None)
     seconds = time.process_time() - start
