@@ -127,7 +127,7 @@ def test_serves_the_study_on_loopback_without_noise_until_interrupted(journal):
         detail = _get(f"{root}/api/studies/0?after=0")
         assert [graph["id"] for graph in detail["plotly_graph_objects"]] == ["front-cpu-1"]
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=60)
     finally:
         process.kill()
     assert (out, err, process.returncode) == ("interrupted\n", "", 0)
