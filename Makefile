@@ -6,7 +6,7 @@ DEMO := runs/demo
 .PHONY: demo test lint types slow clean
 
 demo: .venv/.installed
-	$(BIN)/nas search --data digits --trials 60 --supernet-steps 1000 --finalists 12 --final-epochs 4 --out $(DEMO)
+	$(BIN)/nas search --data digits --trials 60 --supernet-steps 1000 --rank-networks 8 --finalists 12 --final-epochs 4 --out $(DEMO)
 
 # Two at a time, each file as a whole: what it sets up serves all of its tests.
 test: lint types
