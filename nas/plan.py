@@ -34,7 +34,7 @@ _PROXY_STEPS = 78
 _SUPERNET_STEPS = 1700
 # Nothing was gained by more candidates: beyond this many times the least, time goes to the finalists. A judgement.
 _MOST_TIMES = 4
-# At costs that differ by less, the supernet is preferred: finalists that inherit its weights gain .2 to .5 points.
+# At costs that differ by less, the supernet is preferred: finalists may inherit its weights (docs/training.md).
 TIE = 0.1
 # Checking the supernet's ranking by so many networks may take this share: of fewer, nothing better than inherited
 # accuracies can be learned, which alone rank no better than what is known for free.

@@ -1,6 +1,7 @@
 """A device, a latency table and an oracle without any measurement or training."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -121,6 +122,25 @@ class MadeUpDevice:
         cold = {name: np.full(protocol.rounds, self.ms(name, device.batch)) for name in models}
         hot = {name: values / 2 for name, values in cold.items()}
         return {quantity: cold if quantity.startswith("cold") else hot for quantity in QUANTITIES}
+
+
+class Quiet:
+    """A console that remembers."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.bars: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def table(self, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
+        raise AssertionError("no tables here")
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Progress]:
+        self.bars.append(title)
+        yield lambda done, total: None
 
 
 def _plain_end(block: Block) -> bool:

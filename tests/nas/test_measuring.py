@@ -1,12 +1,10 @@
 """A run's tables are found, made or mended; its finalists get fronts and a certificate per file and device."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import MadeUpDevice
+from fakes import MadeUpDevice, Quiet
 
 from latency import build
 from latency.build import build_table
@@ -21,7 +19,6 @@ from nas.delivery import measured as measured_module
 from nas.delivery.choice import LARGEST, Finalist
 from nas.delivery.finalists import ModelFile, Trained
 from nas.delivery.front import DeviceFront
-from nas.devices import Progress
 from nas.folder import RunFolder
 from nas.measuring import device_fronts, make_targets, names
 from nas.search.target import TableTarget
@@ -31,25 +28,6 @@ from search_spaces.fbnet import FBNetSpace
 SPACE = FBNetSpace((1, 8, 8), 10)
 CPU, TWO, INT8 = DEVICES = [Device.parse(name) for name in ("cpu", "cpu:threads=2", "cpu:int8")]
 NETWORKS = spread_networks(SPACE, 4, seed=7)
-
-
-class Quiet:
-    """A console that remembers."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.bars: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def table(self, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
-        raise AssertionError("no tables here")
-
-    @contextmanager
-    def progress(self, title: str) -> Iterator[Progress]:
-        self.bars.append(title)
-        yield lambda done, total: None
 
 
 @pytest.fixture

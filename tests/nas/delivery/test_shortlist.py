@@ -1,11 +1,9 @@
 """Candidates are measured before they are trained where a budget decides."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from fakes import MadeUpDevice
+from fakes import MadeUpDevice, Quiet
 
 from latency import build
 from latency.build import build_table
@@ -13,7 +11,6 @@ from latency.device import Device
 from latency.models import spread_networks
 from nas.delivery import measured as measured_module
 from nas.delivery.shortlist import WIDER, shortlist
-from nas.devices import Progress
 from nas.folder import RunFolder
 from nas.search.record import Evaluated
 from nas.search.target import TableTarget
@@ -21,23 +18,6 @@ from search_spaces.fbnet import FBNetSpace
 
 SPACE = FBNetSpace((1, 8, 8), 10)
 CPU = Device.parse("cpu")
-
-
-class Quiet:
-    """A console that remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def table(self, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
-        raise AssertionError("no tables here")
-
-    @contextmanager
-    def progress(self, title: str) -> Iterator[Progress]:
-        yield lambda done, total: None
 
 
 @pytest.fixture
