@@ -1,17 +1,19 @@
 """What a learned distribution is worth: networks derived at three budgets, beside draws of one that has not learned.
 
-Run: .venv/bin/python -P tests/benchmarks/dnas.py --data fashion_mnist.npz [--space fbnetv2] [--supernet-seconds 120]
+Run: .venv/bin/python -P tests/benchmarks/dnas.py --data fashion_mnist.npz --out DIR [--space fbnetv2]
 Prints the training of the supernet, then for each budget and way the inherited accuracy of the networks that
 ``--sampler dnas`` would propose; then what they take when measured, and the derived network: the most accurate of those
-that keep the budget so, as a search shortlists its finalists.
+that keep the budget so, as a search shortlists its finalists. The table and the proposals are kept in --out: the same
+command measures them again.
 """
 
 import argparse
 import math
-import tempfile
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +21,10 @@ import torch
 import nas.search.dnas as dnas
 from latency.build import anchor_models, build_table, drift
 from latency.device import Device
+from latency.files import read_sealed, write_sealed
 from latency.measure import Measured, Protocol, measure
 from latency.models import network_models
+from latency.table import LatencyTable
 from nas.config import make_space
 from nas.search.distribution import Probabilities, draw
 from nas.search.expected import expected_latency
@@ -31,8 +35,9 @@ from nas.training.oracle import SupernetOracle, Task
 from nas.training.train import Recipe
 from search_spaces.architecture import Architecture
 from search_spaces.extremes import lowest
-from search_spaces.space import replay, sample
+from search_spaces.space import SearchSpace, replay, sample
 
+DEVICE = Device.parse("cpu")
 DRAWS = 24
 FRACTIONS = (0.3, 0.5, 0.7)
 """Budgets between the fastest network and the mean of uniform draws doubled."""
@@ -48,14 +53,23 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--space", default="fbnet")
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--supernet-seconds", type=float, default=120)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--images", type=int, default=20000)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        run(options, Path(folder))
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = load_dataset(options.data, None, 0)
+    space = make_space(options.space, data.input_shape, len(data.classes))
+    place, kept = options.out / "cpu.json", options.out / "proposals.json"
+    table = LatencyTable.load(place) if place.exists() else build_table(space, DEVICE, place, Protocol())
+    print(f"table: {table.quality.text()}")
+    if not kept.exists():
+        write_sealed(kept, 1, {"proposals": search(options, space, data, table)})
+    derive(space, table, read_sealed(kept, 1, "proposals")["proposals"])
 
 
 def supernet_of(task: Task, part: Dataset, seconds: float, folder: Path) -> Task:
@@ -98,14 +112,11 @@ def proposed(target: TableTarget, chances: Probabilities) -> list[Architecture]:
     return list(found.values())
 
 
-def run(options: argparse.Namespace, folder: Path) -> None:
-    """Train, search at each budget in each way, measure."""
-    data = load_dataset(options.data, None, 0)
-    space, device = make_space(options.space, data.input_shape, len(data.classes)), Device.parse("cpu")
-    table = build_table(space, device, folder / "cpu.json", Protocol())
-    print(f"table: {table.quality.text()}")
+def search(options: argparse.Namespace, space: SearchSpace, data: Dataset, table: LatencyTable) -> list[dict[str, Any]]:
+    """Train, search at each budget in each way, and return what was proposed."""
     rows = np.random.default_rng(0).permutation(len(data.train))[: options.images]
     part = replace(data, train=Split(data.train.images[rows], data.train.labels[rows]), digest=f"{data.digest} part")
+    folder: Path = options.out
     task = Task(space, options.data, None, folder / "data", 0, folder / "net", Recipe(1), parted=True)
     task = supernet_of(task, part, options.supernet_seconds, folder)
     oracle, rng = SupernetOracle(task), np.random.default_rng(1)
@@ -113,36 +124,44 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     unbound = TableTarget(space, table, None)
     least = unbound.predict_ms(lowest(space, unbound.predict_ms, 0))
     middle = np.mean([unbound.predict_ms(sample(space, rng)) for _ in range(200)])
-    proposals: dict[tuple[str, float], dict[str, tuple[Architecture, float]]] = {}
+    found = []
     titles = ("way", "ms/step", "all draws ms", "proposed ms", "mean acc.", "best acc.")
     print("budget ms  {:28} {:>8} {:>15} {:>15} {:>9} {:>9}".format(*titles))
-    for fraction in FRACTIONS:
-        target = TableTarget(space, table, float(least + fraction * 2 * (middle - least)))
-        for way in WAYS:
-            chances, each = learned(task, target, way, options.epochs, folder)
-            some = [target.predict_ms(replay(space, draw(space, chances, rng))) for _ in range(200)]
-            networks = proposed(target, chances)
-            ms, rated = [target.predict_ms(a) for a in networks], [oracle.rate(a) for a in networks]
-            proposals[way, target.budget_ms or 0] = {a.id: (a, acc) for a, acc in zip(networks, rated, strict=True)}
-            spreads = (f"{np.mean(some):.3f} +- {np.std(some):.3f}", f"{min(ms):.3f} to {max(ms):.3f}")
-            print(
-                f"{target.budget_ms:9.3f}  {way:28} {each:8.1f} {spreads[0]:>15} {spreads[1]:>15} "
-                f"{np.mean(rated):9.3f} {max(rated):9.3f}",
-                flush=True,
-            )
-    every = {a.text: a for found in proposals.values() for a, _ in found.values()}
-    models, anchors = network_models(space, every.values(), device), anchor_models(table, space, device)
-    samples = measure(device, {**models, **anchors}, Protocol(), cold_only=[*models, *anchors])[device.quantity]
+    for fraction, way in product(FRACTIONS, options.ways):
+        budget_ms = float(least + fraction * 2 * (middle - least))
+        target = TableTarget(space, table, budget_ms)
+        chances, each = learned(task, target, way, options.epochs, folder)
+        some = [target.predict_ms(replay(space, draw(space, chances, rng))) for _ in range(200)]
+        networks = proposed(target, chances)
+        ms, rated = [target.predict_ms(a) for a in networks], [oracle.rate(a) for a in networks]
+        accuracies = {a.text: rating for a, rating in zip(networks, rated, strict=True)}
+        found.append({"way": way, "budget_ms": budget_ms, "accuracies": accuracies})
+        spreads = (f"{np.mean(some):.3f} +- {np.std(some):.3f}", f"{min(ms):.3f} to {max(ms):.3f}")
+        print(
+            f"{budget_ms:9.3f}  {way:28} {each:8.1f} {spreads[0]:>15} {spreads[1]:>15} "
+            f"{np.mean(rated):9.3f} {max(rated):9.3f}",
+            flush=True,
+        )
+    return found
+
+
+def derive(space: SearchSpace, table: LatencyTable, proposals: list[dict[str, Any]]) -> None:
+    """Measure all that was proposed, and print what was derived."""
+    every = {text: space.parse(text) for one in proposals for text in one["accuracies"]}
+    models, anchors = network_models(space, every.values(), DEVICE), anchor_models(table, space, DEVICE)
+    samples = measure(DEVICE, {**models, **anchors}, Protocol(), cold_only=[*models, *anchors])[DEVICE.quantity]
     measured = {name: Measured.of(values) for name, values in samples.items()}
     change = drift(table, measured)
     print(f"measured, with the drift of {change:.3f} taken out: all proposals / budget, the derived network / budget")
-    for (way, budget_ms), found in proposals.items():
-        used = {a.id: measured[a.text].ms / change / budget_ms for a, _ in found.values()}
-        within = [name for name, share in used.items() if share <= 1]
-        best = max(within or found, key=lambda name: found[name][1])
+    for one in proposals:
+        budget_ms, accuracies = one["budget_ms"], one["accuracies"]
+        used = {text: measured[text].ms / change / budget_ms for text in accuracies}
+        within = [text for text, share in used.items() if share <= 1]
+        best = max(within or used, key=lambda text: accuracies[text])
+        shares = np.array(list(used.values()))
         print(
-            f"{budget_ms:9.3f}  {way:28} {np.mean(list(used.values())):.3f} +- {np.std(list(used.values())):.3f} "
-            f"{used[best]:.3f}, accuracy {found[best][1]:.3f}, of {len(within)} within the budget"
+            f"{budget_ms:9.3f}  {one['way']:28} {shares.mean():.3f} +- {shares.std():.3f} "
+            f"{used[best]:.3f}, accuracy {accuracies[best]:.3f}, of {len(within)} within the budget"
         )
 
 

@@ -1,12 +1,12 @@
 """Does a search earn its keep? Fronts of a search and of choices without one, at equal CPU time, everything counted.
 
 Run: .venv/bin/python -P tests/benchmarks/value.py --data fashion_mnist.npz --out DIR [--budgets 30] [--seeds 3]
-Random networks, one per latency bin, as many as ``--budgets`` says, decide what there is to spend: the CPU seconds of
-their training by one recipe, of the latency table and of choosing them. Every other way trains networks by the same
-recipe until that is used up, after its search if it has one. What is trained is kept in --out: the same command goes
-on where it was stopped. In the end all networks are measured together, and the table is printed: front accuracy (test
-accuracy of the network that a user with a latency limit gets, the mean over log latency), by how much the first way is
-ahead, with the standard error over the seeds, and hypervolume.
+Random networks, one per latency bin, as many as the largest of ``--budgets`` says, decide what there is to spend: the
+CPU seconds of their training by one recipe, and of the latency table; smaller budgets in proportion. Every other way
+trains networks by the same recipe until that is used up, after its search if it has one. What is trained is kept in
+--out: the same command goes on where it was stopped. In the end all networks are measured together, and the table is
+printed: front accuracy (test accuracy of the network that a user with a latency limit gets, the mean over log latency),
+by how much the first way is ahead, with the standard error over the seeds, and hypervolume.
 """
 
 import argparse
@@ -284,8 +284,10 @@ def main() -> None:
     one_thread()
     asked.out.mkdir(parents=True, exist_ok=True)
     every, results = arenas(asked), {}
+    most = max(asked.budgets)
     for (seed, arena), trainings in product(enumerate(every), asked.budgets):
-        budget_s = run(arena, RANDOM, trainings, np.inf)[1]
+        random_s = sum(result["seconds"] for _, result in run(arena, RANDOM, most, np.inf)[0])
+        budget_s = arena.table_s + trainings / most * random_s
         print(f"seed {seed}: {trainings} trainings take {budget_s:.0f} CPU-s", flush=True)
         for way in asked.ways:
             found, spent = results[way, trainings, seed] = run(arena, way, trainings, budget_s)
