@@ -55,7 +55,8 @@ def report(
     """
     checked = SearchConfig.checked(
         data=data, out=out, space=space, device=(device,), input=input, oracle=oracle, seed=seed,
-        supernet_steps=supernet_steps, supernet_paths=supernet_paths, table=table, accept_table=accept_table, workers=workers, ray=ray,
+        supernet_steps=supernet_steps, supernet_paths=supernet_paths, table=table, accept_table=accept_table,
+        workers=workers, ray=ray,
     )  # fmt: skip
     with open_folder(checked, shlex.join(["nas", *sys.argv[1:]])) as folder:
         found = report_supernet(checked, networks, seeds, epochs, folder, Terminal())

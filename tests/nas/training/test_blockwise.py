@@ -57,7 +57,9 @@ PUBLISHED = """
 def data() -> Dataset:
     """A few digits, so that an epoch is a few steps."""
     found = load_dataset("digits", 12, 0)
-    train, val = (Split(part.images[:count], part.labels[:count]) for part, count in ((found.train, 96), (found.val, 40)))
+    train, val = (
+        Split(part.images[:count], part.labels[:count]) for part, count in ((found.train, 96), (found.val, 40))
+    )
     return replace(found, train=train, val=val)
 
 
@@ -111,7 +113,9 @@ def test_losses_are_those_of_paths_against_their_mean(trained: tuple[Path, Block
     assert found.losses[-1] == {(0, 0): 0.0}
     for architecture in (sample(SPACE, np.random.default_rng(seed)) for seed in range(5)):
         listed = found.losses_of(architecture)
-        assert listed == [each[stage.path(architecture)] for stage, each in zip(found.stages, found.losses, strict=False)]
+        assert listed == [
+            each[stage.path(architecture)] for stage, each in zip(found.stages, found.losses, strict=False)
+        ]
         assert 0 <= agreement(listed) <= 1
     assert list(found.lines()) == ["stage 1", "stage 2", "stage 3"] and "73 paths, losses" in found.lines()["stage 3"]
 
@@ -141,7 +145,7 @@ def test_stages_learn_and_stay_as_they_are(trained: tuple[Path, Blockwise], data
     assert head and all(torch.equal(last[name], untrained[name]) for name in head)
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 5])
+@pytest.mark.parametrize("stop_at", [1, 5])  # within a stage, and before its paths are rated
 def test_resumes_to_the_same_weights_and_losses(
     stop_at: int, trained: tuple[Path, Blockwise], data: Dataset, tmp_path: Path
 ) -> None:
@@ -192,7 +196,9 @@ def test_paths_that_were_not_drawn_are_rated_when_asked_for(
 
 @pytest.mark.parametrize("space", [NB201Space((1, 8, 8), 10), HybridSpace((1, 28, 28), 10, "fabric-28")])
 def test_networks_without_stages_are_refused(space: SearchSpace, data: Dataset) -> None:
-    with pytest.raises(InputError, match=r"^--oracle blockwise trains stages .* which networks of .* give --oracle sup"):
+    with pytest.raises(
+        InputError, match=r"^--oracle blockwise trains stages .* which networks of .* give --oracle sup"
+    ):
         Blockwise(space, data, RECIPE, 0)
 
 
