@@ -11,8 +11,9 @@ share their two looks; and SGD with momentum takes the place of LARS, which is m
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,7 @@ class _Pair:
         """Return the predictions (N, features) of the online network."""
         return _applied(self._predictor, "predictor", self.online, self._project(self.online, path, x))
 
-    def _project(self, weights: dict[str, Tensor] | dict[str, nn.Parameter], path: stages.Path, x: Tensor) -> Tensor:
+    def _project(self, weights: Mapping[str, Tensor], path: stages.Path, x: Tensor) -> Tensor:
         blocks = self._stage.blocks(path, (x.shape[1], x.shape[2], x.shape[3]))
         features = self._supernet.run(self._stage.start, blocks, x, weights).mean((2, 3))
         return _applied(self._projector, "projector", weights, widened(features, self._width))
@@ -151,23 +152,28 @@ def _head(width: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, _HIDDEN, bias=False), norm, nn.ReLU(), nn.Linear(_HIDDEN, _FEATURES))
 
 
-def _applied(head: nn.Module, name: str, weights: dict[str, Tensor] | dict[str, nn.Parameter], x: Tensor) -> Tensor:
+def _applied(head: nn.Module, name: str, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
     own = {inner: weights[f"{name}.{inner}"] for inner, _ in head.named_parameters()}
     found: Tensor = functional_call(head, own, (x,))
     return found
 
 
 class _Population:
-    """The paths of a trained stage, the ``centre`` (2N, features) of their projections, and the loss of each.
+    """The paths of a trained stage, the centre (2N, features) of their projections, and the loss of each.
 
-    ``x`` is what comes into the stage of the images that paths are rated on.
+    ``looks`` are the images (2N, C, H, W) that paths are rated on, made when they are needed, ``count`` their number.
     """
 
-    def __init__(self, pair: _Pair, paths: list[stages.Path], x: Tensor) -> None:
-        self._pair, self._x, self.paths = pair, x, paths
-        self._centre = torch.zeros(len(x), _FEATURES, device=x.device)
+    def __init__(self, pair: _Pair, paths: list[stages.Path], looks: Callable[[], Tensor], count: int) -> None:
+        self._pair, self._looks, self.paths = pair, looks, paths
+        self._centre = torch.zeros(count, _FEATURES, device=device())
         self._losses = torch.zeros(len(paths), dtype=torch.float64)
         self.losses: dict[stages.Path, float] = {}
+
+    @cached_property
+    def _x(self) -> Tensor:
+        """What comes into the stage."""
+        return self._pair.enter(self._looks())
 
     def rate(self, path: Path, job: str) -> None:
         """Rate every path, or read the file ``path`` of an earlier session."""
@@ -188,7 +194,7 @@ class _Population:
     @torch.no_grad()
     def _distance(self, path: stages.Path) -> float:
         """Compare with what the population says of the other look; batch norm is estimated anew for the path."""
-        return float(distance(self._pair.predicted(path, self._x), self._centre.roll(len(self._x) // 2, 0)))
+        return float(distance(self._pair.predicted(path, self._x), self._centre.roll(len(self._centre) // 2, 0)))
 
     @property
     def best(self) -> stages.Path:
@@ -218,7 +224,9 @@ class Blockwise:
         Raises:
             TrainingDiverged, InputError: see ``train.fit``.
         """
-        data, recipe, before, looks = self._data, self._recipe, list[Block](), self._looks()
+        data, recipe = self._data, self._recipe
+        before: list[Block] = []
+        self._populations = []
         steps = recipe.epochs * math.ceil(len(data.train) / recipe.batch_size)
         each = recipe.epochs + 1  # rating a stage counts like an epoch
         for number, stage in enumerate(self.stages):
@@ -226,13 +234,13 @@ class Blockwise:
             also = json.dumps(["blockwise", PATHS, stage.start, stage.stop, [block.key for block in before]])
             beside = {"step": pair.step, **{f"target.{name}": value for name, value in pair.target.items()}}
 
-            def told(done: int, _: int, number: int = number) -> None:
-                progress(number * each + done, len(self.stages) * each)
+            def told(done: int, _: int, ended: int = number * each) -> None:
+                progress(ended + done, len(self.stages) * each)
 
             path = folder / f"stage{number + 1}.safetensors"
             fit(pair.online, pair.loss(self._space), data, recipe, self._seed, path, told, beside, also=also)
             found = stages.paths(self._space, stage, POPULATION, self._seed)
-            population = _Population(pair, found, pair.enter(looks))
+            population = _Population(pair, found, lambda: self._looks, 2 * min(IMAGES, len(data.val)))
             job = checkpoint.job_of(pair.online, data, recipe, self._seed, json.dumps([also, found]))
             population.rate(folder / f"paths{number + 1}.safetensors", job)
             shape = before[-1].out_shape if before else self._space.input_shape
@@ -241,8 +249,9 @@ class Blockwise:
             told(each, each)
         return self
 
+    @cached_property
     def _looks(self) -> Tensor:
-        """Return two looks at a fixed sample of the validation images, one behind the other."""
+        """Two looks at a fixed sample of the validation images, one behind the other."""
         rng, data = np.random.default_rng(self._seed), self._data
         rows = np.sort(rng.permutation(len(data.val))[:IMAGES])
         images = to_tensor(np.asarray(data.val.images[rows]), data.mean, data.std).to(device())

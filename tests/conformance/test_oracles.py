@@ -47,7 +47,7 @@ def task(kind: OracleKind, labelled: Task, tmp_path_factory: pytest.TempPathFact
         return labelled
     folder = tmp_path_factory.mktemp("blockwise")
     data = str(few_digits(folder / "digits.npz"))
-    return Task(SPACE, data, None, folder / "data", 0, folder / "blockwise", Recipe(1), blockwise=True)
+    return Task(SPACE, data, None, folder / "data", 0, folder / "blockwise", Recipe(10), blockwise=True)
 
 
 @pytest.fixture(params=get_args(OracleKind), scope="module")
@@ -109,8 +109,7 @@ def test_predicted_ratings(labelled: Task) -> None:
 
 
 def test_big_network_is_better_than_chance(ratings: dict[Architecture, float], kind: OracleKind) -> None:
-    chance = 0.5 if kind == "blockwise" else 0.1  # of cosines, and of guesses
-    assert ratings[BIG] > chance + 0.1
+    assert ratings[BIG] > (0.5 if kind == "blockwise" else 0.2)  # directions that know nothing of each other have 0.5
     assert rating_name(kind) == ("block-wise score" if kind == "blockwise" else "accuracy")
 
 

@@ -1,7 +1,7 @@
 """A search by block-wise scores in miniature: what it proposes, how its numbers are called, and its report."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from nas.search.record import evaluated_trials, trials_table
 from nas.search.study import read_study
 from nas.search.target import TableTarget
 from nas.supernet_report import SYNFLOW, SupernetReport, all_ranks, report_supernet
+from nas.training import blockwise
 from nas.training.blockwise import agreement
 from nas.training.oracle import BLOCKWISE, MACS, NASWOT, PARAMETERS, Task
 from nas.training.recipe import Recipe
@@ -54,8 +55,9 @@ class Quiet:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def short_measurements() -> Iterator[None]:
+def little_work() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.run.all_cores", nullcontext)  # threads cost more than they bring for so few images
         patch.setattr(measured_module, "PROTOCOL", Protocol(rounds=3, calls=2, most_rounds=3))
         patch.setattr(measuring, "SWEEP_BYTES", 2**20)
         patch.setattr(measuring, "company", lambda: COMPANY)
@@ -141,7 +143,8 @@ def test_another_budget_takes_the_stages_over(place: Path) -> None:
         assert file.samefile(place / "second" / "blockwise" / file.name)
 
 
-def test_report(place: Path) -> None:
+def test_report(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blockwise, "POPULATION", 9)
     config = configured(place, "report")
     with open_folder(config, "nas supernet report") as folder:
         report = report_supernet(config, 3, 1, 1, folder, Quiet())
