@@ -173,7 +173,9 @@ class Scores:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._oracle = BlockwiseOracle(task) if task.blockwise else SupernetOracle(task)
+        self._oracle: BlockwiseOracle | SupernetOracle = (
+            BlockwiseOracle(task) if task.blockwise else SupernetOracle(task)
+        )
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
         """Return the scores by name."""

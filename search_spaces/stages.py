@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -92,5 +93,9 @@ def _paths(space: SearchSpace, stage: Stage, most: int, seed: int) -> Iterator[P
             yield stage.path(sample_spread(space, rng))
         return
     for path in product(*(range(len(position.candidates)) for position in stage.positions)):
-        own = stage.decisions(path)
-        yield stage.path(space.decide(lambda name, options, own=own: own.get(name, options[0])))  # type: ignore[misc]
+        yield stage.path(space.decide(partial(_decided, stage.decisions(path))))
+
+
+def _decided(own: dict[str, str], name: str, options: Sequence[str]) -> str:
+    """Take a decision of a path, or any that is no part of it."""
+    return own.get(name, options[0])

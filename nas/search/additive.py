@@ -111,9 +111,12 @@ def _continued(
         blocks = stage.blocks(path, shape)
         runs = [block for block in blocks if not block.free]
         state = (blocks[-1].out_shape, runs[-1] if runs else last)
-        ms = added((last,) if last else (), tuple(runs))
-        groups.setdefault(state, []).append((number, ms, loss))
-    return [(state, *map(np.array, zip(*rows, strict=True))) for state, rows in groups.items()]  # type: ignore[misc]
+        groups.setdefault(state, []).append((number, added((last,) if last else (), tuple(runs)), loss))
+    found = []
+    for state, rows in groups.items():
+        numbers, ms, lost = (np.array(column) for column in zip(*rows, strict=True))
+        found.append((state, numbers, ms, lost))
+    return found
 
 
 def _architecture(

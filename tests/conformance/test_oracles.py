@@ -42,9 +42,10 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 
 @pytest.fixture(scope="module")
-def task(kind: OracleKind, labelled: Task, tmp_path_factory: pytest.TempPathFactory) -> Task:
+def task(kind: OracleKind, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Task:
     if kind != "blockwise":
-        return labelled
+        found: Task = request.getfixturevalue("labelled")
+        return found
     folder = tmp_path_factory.mktemp("blockwise")
     data = str(few_digits(folder / "digits.npz"))
     return Task(SPACE, data, None, folder / "data", 0, folder / "blockwise", Recipe(10), blockwise=True)
