@@ -70,8 +70,8 @@ def front_figure(trials: pd.DataFrame, device_front: DeviceFront | RecordedDevic
     """Return the interactive picture of one device: latency in ms against accuracy in %.
 
     Args:
-        trials: one row per trial with ``id``, ``architecture``, ``origin``, ``accuracy`` (fraction, NaN where
-            not evaluated), ``ms``, ``macs`` and ``params``.
+        trials: one row per trial with ``id``, ``architecture``, ``origin``, ``accuracy`` and ``score``
+            (fractions, NaN where it is not rated by one), ``ms``, ``macs`` and ``params``.
         device_front: the measured finalists of the device, or its front by recorded tables; and its budget in ms.
     """
     picture = picture_of(trials, device_front)

@@ -107,10 +107,16 @@ def _describe(row: dict[str, Any]) -> list[str]:
     return [*text, f"{short_count(row['macs'])} MACs · {short_count(row['params'])} parameters"]
 
 
+def _rating(row: dict[str, Any]) -> str:
+    if row["accuracy"] is not None:
+        return f"{100 * row['accuracy']:.2f} %"
+    score = row["search_score"]
+    return "not rated by the search" if score is None else f"of score {score:.4f}, which is no accuracy"
+
+
 def _hover(row: dict[str, Any], finalist: Candidate | None) -> str:
     """Return what is shown under the mouse: every number either labelled predicted or measured."""
-    rating = "not rated by the search" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f} %"
-    text = [*_describe(row), f"predicted: {row['ms']:.3f} ms, {rating}"]
+    text = [*_describe(row), f"predicted: {row['ms']:.3f} ms, {_rating(row)}"]
     if finalist is None:
         text.append("measured: no, not a finalist")
     else:
@@ -194,9 +200,11 @@ def _recorded_marks(device: RecordedDevice) -> list[Marks]:
     return marks
 
 
-def _notes(first: str, budget_ms: float | None, unevaluated: int, outside: int) -> list[str]:
+def _notes(first: str, budget_ms: float | None, unevaluated: int, outside: int, scored: int = 0) -> list[str]:
     notes = [first]
     hidden = []
+    if scored:
+        hidden.append(f"{scored} rated by scores, which are no accuracies")
     if unevaluated:
         hidden.append(f"{unevaluated} {'' if budget_ms is None else 'over the budget and '}never evaluated")
     if outside:
@@ -229,9 +237,10 @@ def _measured_picture(trials: pd.DataFrame, device: DeviceFront) -> Picture:
     low, high = axis_range([percent for _, percent in cloud], [percent for _, percent in ends])
     outside = sum(not (low_ms <= ms <= high_ms and low <= percent <= high) for ms, percent in cloud)
     meaning = "Small marks: predicted by oracle and latency table. Large marks: measured, bars: 90 % interval."
+    scored = int(trials["score"].notna().sum())
     return Picture(
         title=f"Front on {device.device}",
-        notes=_notes(meaning, device.budget_ms, len(trials) - len(evaluated), outside),
+        notes=_notes(meaning, device.budget_ms, len(trials) - len(evaluated) - scored, outside, scored),
         small=predicted,
         large=measured,
         connectors=connectors,

@@ -173,6 +173,8 @@ class SearchConfig(BaseModel):
                 "or give --sampler gp"
             )
         self._require_plannable()
+        if self.oracle == "blockwise":
+            self._require_blockwise()
         tables = [device for device in self.device if is_table(device)]
         if not self.recorded:
             if tables:
@@ -198,6 +200,20 @@ class SearchConfig(BaseModel):
         for text in (self.oracle, *tables):
             Source.parse(text)
 
+    def _require_blockwise(self) -> None:
+        if self.sampler in LEARNED:
+            raise InputError(
+                f"--sampler {self.sampler} learns from a supernet that knows labels: give --oracle supernet"
+            )
+        if self.distil:
+            raise InputError(
+                f"--distil {self.distil:g} needs a supernet that knows labels to learn from: give --oracle supernet"
+            )
+        if self.supernet_paths != "single":
+            raise InputError(
+                f"--supernet-paths {self.supernet_paths}: --oracle blockwise draws four paths a step; leave it out"
+            )
+
     def _require_plannable(self) -> None:
         if self.time is None:
             if self.oracle == AUTO:
@@ -207,6 +223,8 @@ class SearchConfig(BaseModel):
             raise InputError("--time: with --from, which takes ratings over, nothing is left to plan; leave it out")
         if self.recorded:
             raise InputError("--time: a search on recorded tables takes seconds; leave it out")
+        if self.oracle == "blockwise":
+            raise InputError("--time plans no block-wise training: leave it or --oracle blockwise out")
         if self.sampler in LEARNED:
             raise InputError(f"--time plans no learned distribution: leave it or --sampler {self.sampler} out")
 

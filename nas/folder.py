@@ -44,6 +44,11 @@ class RunFolder:
         return self.path / "supernet.safetensors"
 
     @property
+    def blockwise(self) -> Path:
+        """The checkpoints of a supernet that is trained stage by stage."""
+        return self.path / "blockwise"
+
+    @property
     def ranks(self) -> Path:
         """How the supernet ranks networks, beside their training from scratch."""
         return self.path / "ranks.json"

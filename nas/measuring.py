@@ -206,6 +206,7 @@ def _candidate(
         architecture=trained.architecture,
         origin=finalist.origin,
         search_accuracy=finalist.accuracy,
+        search_score=finalist.score,
         val_accuracy=file.val_accuracy,
         test_accuracy=file.test_accuracy,
         float_val_accuracy=trained.files[""].val_accuracy,

@@ -118,6 +118,8 @@ def take_over(config: SearchConfig, folder: RunFolder, devices: Sequence[Device]
         found = _read(source)
         if config.oracle == "supernet":
             _take_supernet(source, folder)
+        if config.oracle == "blockwise":
+            _take_blockwise(source, folder)
         if source.naswot.exists():
             _copy(source.naswot, folder.naswot)
         if source.cache.is_dir():
@@ -145,6 +147,12 @@ def _take_supernet(source: RunFolder, folder: RunFolder) -> None:
     _copy(source.supernet, folder.supernet)
     if source.ranks.exists():
         _copy(source.ranks, folder.ranks)
+
+
+def _take_blockwise(source: RunFolder, folder: RunFolder) -> None:
+    if not source.blockwise.is_dir():
+        raise InputError(f"--from {source.path} has lost its {source.blockwise.name}; search without --from")
+    shutil.copytree(source.blockwise, folder.blockwise, copy_function=_copy, dirs_exist_ok=True)
 
 
 def _take_table(source: RunFolder, folder: RunFolder, device: Device) -> None:
@@ -202,8 +210,8 @@ def lacking(
 ) -> list[tuple[Architecture, str]]:
     """Return which of a search's first ``candidates`` are needed beside those that are ``known`` already.
 
-    They are the rest of the hand-made family, and random ones faster or slower on ``target`` than all known ones
-    within the budget.
+    They are those that are new, but of random ones only the faster and slower on ``target`` than all known ones within
+    the budget.
     """
     ids = {rated.architecture.id for rated in known}
     ms = [target.predict_ms(rated.architecture) for rated in known if rated.feasible]
@@ -211,7 +219,7 @@ def lacking(
     return [
         (architecture, origin)
         for architecture, origin in candidates
-        if architecture.id not in ids and (origin == "baseline" or not low <= target.predict_ms(architecture) <= high)
+        if architecture.id not in ids and (origin != "random" or not low <= target.predict_ms(architecture) <= high)
     ]
 
 
@@ -219,7 +227,7 @@ def tell_reused(folder: RunFolder, console: Console, known: Sequence[Evaluated])
     """Tell what was taken over, and what it is worth at this run's budget."""
     run = folder.record["config"]["from"]
     within = sum(rated.feasible for rated in known)
-    supernet = ", the supernet" if folder.supernet.exists() else ""
+    supernet = ", the supernet" if folder.supernet.exists() or folder.blockwise.exists() else ""
     folder.record["report"]["reused"] = {"run": run, "rated candidates": len(known), "within the budget": within}
     console.say(f"reused from {run}: {len(known)} rated candidates, {within} within the budget{supernet}")
 

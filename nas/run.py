@@ -19,6 +19,7 @@ from nas.jobs import RunFailed, run_jobs
 from nas.measuring import Console, device_fronts, make_targets
 from nas.reuse import take_finalists, take_over
 from nas.schedule import Schedule
+from nas.search.additive import best_within
 from nas.search.baselines import family_within
 from nas.search.distribution import Probabilities, load, save, summary
 from nas.search.dnas import learn_at_budget, require_layers
@@ -29,6 +30,7 @@ from nas.search.stratified import stratified
 from nas.search.study import open_study
 from nas.search.target import TableTarget, metric
 from nas.searching import search_study
+from nas.training.blockwise import require_stages
 from nas.training.data import Dataset, load_dataset
 from nas.training.oracle import OracleKind, RungOracle, Task, TrainOracle, make_oracle
 from nas.training.paths import require_paths
@@ -61,6 +63,8 @@ def prepare(config: SearchConfig, folder: RunFolder, console: Console) -> tuple[
         data = run._load_data()
         space = make_space(config.space, data.input_shape, len(data.classes))
         require_paths(config.supernet_paths, space)
+        if config.oracle == "blockwise":
+            require_stages(space)
     task = run._task(space, data)
     with folder.stage("table"):
         targets = make_targets(config, folder, console, space, run.devices)
@@ -96,6 +100,8 @@ class _Run:
             _require_table(space)
             if self.config.sampler == "dnas":
                 require_layers(space)
+            if self.config.oracle == "blockwise":
+                require_stages(space)
             require_paths(self.config.supernet_paths, space)
             if self.schedule:
                 self.schedule.require_time(space, self.devices)
@@ -130,11 +136,13 @@ class _Run:
         with self.folder.stage("search"):
             factory = partial(_rating_work, task, self.config)
             free = partial(free_scores, task, kept=self.folder.naswot)
+            proposed = self._best_by_score(task, targets) if task.blockwise else []
             if self.config.halving:
                 factory = partial(_rung_work, task, self.config, self.folder.rungs)
             return search_study(
-                self.config, self.folder, self.console, task.space, targets, factory, free=free, learned=learned
-            )
+                self.config, self.folder, self.console, task.space, targets, factory, free=free, learned=learned,
+                proposed=proposed,
+            )  # fmt: skip
 
     def _load_data(self) -> Dataset:
         config = self.config
@@ -155,9 +163,11 @@ class _Run:
         epochs = math.ceil(config.supernet_steps / per_epoch)
         learned = config.sampler in LEARNED
         supernet = self.folder.supernet if config.oracle == "supernet" or learned else None
+        blockwise = config.oracle == "blockwise"
         return Task(
-            space, config.data, self.size, self.folder.cache, config.seed, supernet, Recipe(epochs), learned,
-            config.supernet_paths,
+            space, config.data, self.size, self.folder.cache, config.seed,
+            self.folder.blockwise if blockwise else supernet, Recipe(epochs), learned, config.supernet_paths,
+            blockwise=blockwise,
         )  # fmt: skip
 
     def _train_supernet(self, task: Task) -> None:
@@ -166,6 +176,16 @@ class _Run:
         doing = "reading" if self.config.from_run else "training"
         with self.console.progress(f"{doing} the supernet") as progress, all_cores():
             task.train_supernet(progress)
+
+    def _best_by_score(self, task: Task, targets: list[TableTarget]) -> list[Architecture]:
+        """Return the networks that a block-wise supernet scores highest at several latencies; say how it scores."""
+        with self.console.progress("finding the highest scores at each latency"):
+            trained = task.train_blockwise()
+            found = best_within(task.space, trained.parts, trained.losses, targets, self.config.seed)
+        lines = trained.lines()
+        self.folder.record["report"]["block-wise supernet"] = lines
+        self.console.say("block-wise supernet: " + "; ".join(f"{label}: {value}" for label, value in lines.items()))
+        return found
 
     def _learn(self, task: Task, targets: list[TableTarget]) -> Probabilities:
         """Return the distribution that the sampler draws from."""
@@ -230,6 +250,8 @@ class _Run:
             known = [*(trial.architecture for trial in rated), *family_within(space, targets)]
             take_finalists(config, self.folder, self.console, known, self.devices)
             finalists = choose(path, space, targets, rated, short, config.finalists, config.family)
+            if task.blockwise:  # what rated them is no accuracy
+                finalists = [replace(each, accuracy=None, score=each.accuracy) for each in finalists]
         if self.schedule:
             self.config = self.schedule.settle(task, [finalist.architecture for finalist in finalists])
         return finalists

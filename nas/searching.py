@@ -16,6 +16,7 @@ from nas.search.record import Evaluated, evaluated_trials
 from nas.search.samplers import make_sampler
 from nas.search.study import Driver, enqueue, first_candidates, open_study
 from nas.search.target import Target, metric
+from nas.training.oracle import rating_name
 from predictors.features import feature_matrix
 from predictors.quality import PredictorQuality
 from search_spaces.architecture import Architecture
@@ -35,8 +36,11 @@ def search_study(
     *,
     free: Callable[[list[Architecture]], dict[str, list[float]]],
     learned: Probabilities | None = None,
+    proposed: Sequence[Architecture] = (),
 ) -> list[Evaluated]:
     """Bring the study of a run to its trials, which the works of ``factory`` rate; return what was rated within budget.
+
+    ``proposed`` come before all other candidates.
 
     Raises:
         InputError: the journal is damaged, or what rates candidates was given wrongly.
@@ -44,9 +48,10 @@ def search_study(
     """
     if not folder.journal.exists():
         shutil.rmtree(folder.rungs, ignore_errors=True)  # of a study that was deleted to search anew
-    study = open_study(folder.journal, [metric(target.kind, target.device) for target in targets])
+    rating = rating_name(config.oracle)
+    study = open_study(folder.journal, [metric(target.kind, target.device) for target in targets], rating)
     study.sampler = make_sampler(config.sampler, space, targets, config.seed, learned)
-    first = first_candidates(space, targets, config.trials, config.seed) if config.trials else []
+    first = first_candidates(space, targets, config.trials, config.seed, proposed) if config.trials else []
     if config.from_run is not None:
         known = add_ratings(study, space, targets, Reused.load(folder))
         first = lacking(first, known, targets[0])
@@ -66,15 +71,16 @@ def search_study(
         console.say("successive halving: " + ", ".join(f"{label} {value}" for label, value in lines.items()))
     rated = evaluated_trials(study, space)
     if len(rated) >= _PREDICTED_FROM:
-        with console.progress("checking the accuracy predictor"):
-            _report_predictor(folder, console, space, rated, free([trial.architecture for trial in rated]))
+        with console.progress(f"checking the {rating} predictor"):
+            _report_predictor(folder, console, space, rating, rated, free([trial.architecture for trial in rated]))
     return [trial for trial in rated if trial.feasible]
 
 
 def _report_predictor(
-    folder: RunFolder, console: Console, space: SearchSpace, rated: list[Evaluated], alone: dict[str, list[float]]
-) -> None:
+    folder: RunFolder, console: Console, space: SearchSpace, rating: str, rated: list[Evaluated],
+    alone: dict[str, list[float]],
+) -> None:  # fmt: skip
     X = feature_matrix(space, [t.architecture for t in rated])
     quality = PredictorQuality.of(X, np.array([t.accuracy for t in rated]), alone)
-    folder.record["report"]["accuracy predictor, cross-validated"] = quality.lines()
-    console.say(f"accuracy predictor: {quality.text()}")
+    folder.record["report"][f"{rating} predictor, cross-validated"] = quality.lines()
+    console.say(f"{rating} predictor: {quality.text()}")

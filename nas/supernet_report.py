@@ -20,7 +20,17 @@ from nas.measuring import Console
 from nas.run import prepare
 from nas.search.stratified import stratified
 from nas.training.data import batches
-from nas.training.oracle import INHERITED, MACS, NASWOT, PARAMETERS, SupernetOracle, Task, counts
+from nas.training.oracle import (
+    BLOCKWISE,
+    INHERITED,
+    MACS,
+    NASWOT,
+    PARAMETERS,
+    BlockwiseOracle,
+    SupernetOracle,
+    Task,
+    counts,
+)
 from nas.training.report import COMBINATION, choose_rating
 from nas.training.supernet import Supernet
 from nas.training.train import EVALUATION_BATCH, Recipe, accuracy, device, train
@@ -30,7 +40,9 @@ from search_spaces.architecture import Architecture
 
 SCHEMA_VERSION = 1
 BY_BATCH, SYNFLOW = "inherited, batch statistics", "synflow"
-FREE_RANKS, ALL_RANKS = f"mean rank: {MACS}, {NASWOT}", f"mean rank: inherited, {MACS}, {NASWOT}"
+FREE_RANKS = f"mean rank: {MACS}, {NASWOT}"
+RATED_BY = (INHERITED, BLOCKWISE)
+"""The score of a network that a search with ``--oracle supernet`` or ``blockwise`` begins from."""
 FREE = (MACS, PARAMETERS, NASWOT, SYNFLOW, FREE_RANKS)
 """What costs no training."""
 # Fewer networks of like latency hardly have an order.
@@ -78,18 +90,22 @@ class SupernetReport:
         ratings: dict[str, Sequence[float]] = {
             name: [network.scores[name] for network in networks] for name in networks[0].scores
         }
-        names = (INHERITED, MACS, PARAMETERS, NASWOT)
-        choice = choose_rating({name: ratings[name] for name in names}, list(truth), epochs)
+        own = next(name for name in RATED_BY if name in ratings)
+        used = own
         ratings[FREE_RANKS] = _mean_rank(ratings[MACS], ratings[NASWOT])
-        ratings[ALL_RANKS] = _mean_rank(ratings[INHERITED], ratings[MACS], ratings[NASWOT])
-        if choice.combined is not None:
-            ratings[COMBINATION] = choice.combined
+        ratings[all_ranks(own)] = _mean_rank(ratings[own], ratings[MACS], ratings[NASWOT])
+        if own == INHERITED:
+            names = (INHERITED, MACS, PARAMETERS, NASWOT)
+            choice = choose_rating({name: ratings[name] for name in names}, list(truth), epochs)
+            used = choice.text
+            if choice.combined is not None:
+                ratings[COMBINATION] = choice.combined
         groups = like_sized_groups([network.ms for network in networks], _GROUP)
         rows = {
             name: Row(Agreement.of(values, truth), Agreement.of(values, truth, groups))
             for name, values in ratings.items()
         }
-        verdict = f"{_verdict(ratings, rows, truth)}; a search rates by {choice.text}"
+        verdict = f"{_verdict(ratings, rows, truth)}; a search rates by {used}"
         return cls(list(networks), epochs, int(groups.max()) + 1, rows, Ceiling.of(accuracies), verdict)
 
     def save(self, folder: Path) -> list[Path]:
@@ -125,6 +141,11 @@ class SupernetReport:
         console.say(self.verdict)
 
 
+def all_ranks(own: str) -> str:
+    """Return the name of the mean rank of a rating and of what is known for free."""
+    return f"mean rank: {own.removesuffix(' accuracy')}, {MACS}, {NASWOT}"
+
+
 def _mean_rank(*scores: Sequence[float]) -> list[float]:
     return list(np.mean([rankdata(values) for values in scores], axis=0))
 
@@ -152,19 +173,26 @@ class Scores:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._oracle = SupernetOracle(task)
+        self._oracle: BlockwiseOracle | SupernetOracle = (
+            BlockwiseOracle(task) if task.blockwise else SupernetOracle(task)
+        )
 
     def __call__(self, architecture: Architecture) -> dict[str, float]:
         """Return the scores by name."""
         task = self._task
         free = {name: values[0] for name, values in counts(task.space, [architecture]).items()}
         return {
-            INHERITED: self._oracle.rate(architecture),
-            BY_BATCH: accuracy_by_batch(self._oracle.supernet, architecture, task),
+            **self._rated(architecture),
             **free,
             NASWOT: task.naswot(architecture),
             SYNFLOW: synflow(task.fresh(architecture), task.space.input_shape),
         }
+
+    def _rated(self, architecture: Architecture) -> dict[str, float]:
+        rating = self._oracle.rate(architecture)
+        if isinstance(self._oracle, BlockwiseOracle):
+            return {BLOCKWISE: rating}
+        return {INHERITED: rating, BY_BATCH: accuracy_by_batch(self._oracle.supernet, architecture, self._task)}
 
 
 @torch.no_grad()

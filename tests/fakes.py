@@ -20,6 +20,7 @@ from nas.search.executor import InProcess, Work
 from nas.search.samplers import LEARNED, SamplerKind, make_sampler
 from nas.search.study import Driver, enqueue, first_candidates, open_study
 from nas.search.target import TableTarget
+from nas.training.data import load_dataset
 from nas.training.oracle import Task
 from nas.training.train import Recipe
 from search_spaces.architecture import Architecture
@@ -187,6 +188,15 @@ def told(journal: Path) -> list[Told]:
 def _told(study: Study) -> list[Told]:
     trials = study.get_trials(deepcopy=False)
     return [(t.number, t.state.name, t.params, t.values, t.user_attrs) for t in trials]
+
+
+def few_digits(path: Path) -> Path:
+    """Write 150 digits of 8 x 8 px and 50 to test on to an .npz file: an epoch is two steps."""
+    train, test = load_dataset("digits", None, 0).train, load_dataset("digits", None, 0).test
+    np.savez(
+        path, x_train=train.images[:150], y_train=train.labels[:150], x_test=test.images[:50], y_test=test.labels[:50]
+    )
+    return path
 
 
 def digits_task(space: SearchSpace, folder: Path, supernet_epochs: int) -> Task:

@@ -83,8 +83,8 @@ def search(
         str,
         typer.Option(
             metavar="ORACLE",
-            help="How candidates are rated: supernet, train, or table:FILE#COLUMN, which has recorded accuracies; "
-            "auto, the default with --time, takes what pays.",
+            help="How candidates are rated: supernet, blockwise (a supernet that is trained without labels), train, or "
+            "table:FILE#COLUMN, which has recorded accuracies; auto, the default with --time, takes what pays.",
         ),
     ] = _DEFAULT["oracle"],
     halving: Annotated[
@@ -101,7 +101,7 @@ def search(
         int, typer.Option(help="Members of the hand-made family to train beside them, as the baseline; 0 for none.")
     ] = _DEFAULT["family"],
     supernet_steps: Annotated[
-        int, typer.Option(help="Training steps of the supernet, rounded up to whole epochs.")
+        int, typer.Option(help="Training steps of the supernet, rounded up to whole epochs; blockwise shares them out.")
     ] = _DEFAULT["supernet_steps"],
     supernet_paths: SupernetPaths = _DEFAULT["supernet_paths"],
     proxy_epochs: Annotated[

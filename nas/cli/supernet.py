@@ -3,7 +3,7 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -27,6 +27,10 @@ def report(
     space: Space = _DEFAULT["space"],
     device: OneDevice = "cpu",
     input: Input = None,
+    oracle: Annotated[
+        Literal["supernet", "blockwise"],
+        typer.Option(help="How the supernet is trained: by labels, or stage by stage without them."),
+    ] = "supernet",
     seed: Seed = _DEFAULT["seed"],
     networks: Annotated[int, typer.Option(min=FEWEST, help="Networks to train, evenly spread over latency.")] = 24,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings from scratch of each network.")] = 2,
@@ -45,13 +49,14 @@ def report(
 ) -> None:
     """Train a supernet and some networks from scratch, and tell which rating orders the networks as training does.
 
-    Compared are the inherited accuracy, what costs nothing (MACs, parameters, naswot, synflow) and combinations, among
-    all networks and among those of like latency. Networks, seeds and epochs may be other ones when the same folder
-    is used again: what was trained is kept.
+    Compared are the inherited accuracy (with --oracle blockwise the block-wise score), what costs nothing (MACs,
+    parameters, naswot, synflow) and combinations, among all networks and among those of like latency. Networks, seeds
+    and epochs may be other ones when the same folder is used again: what was trained is kept.
     """
     checked = SearchConfig.checked(
-        data=data, out=out, space=space, device=(device,), input=input, seed=seed, supernet_steps=supernet_steps,
-        supernet_paths=supernet_paths, table=table, accept_table=accept_table, workers=workers, ray=ray,
+        data=data, out=out, space=space, device=(device,), input=input, oracle=oracle, seed=seed,
+        supernet_steps=supernet_steps, supernet_paths=supernet_paths, table=table, accept_table=accept_table,
+        workers=workers, ray=ray,
     )  # fmt: skip
     with open_folder(checked, shlex.join(["nas", *sys.argv[1:]])) as folder:
         found = report_supernet(checked, networks, seeds, epochs, folder, Terminal())

@@ -19,13 +19,15 @@ LARGEST = "largest"
 class Finalist:
     """A network to train to the end: its origin, and the latency (ms) that each device's table predicts.
 
-    ``accuracy`` in [0, 1] is what the search rated it with, None where it did not.
+    ``accuracy`` in [0, 1] is what the search rated it with, None where it did not; ``score`` the same of a search
+    whose ratings are no accuracies.
     """
 
     architecture: Architecture
     origin: str
     accuracy: float | None
     ms: tuple[float, ...]
+    score: float | None = None
 
 
 def choose(

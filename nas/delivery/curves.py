@@ -20,11 +20,15 @@ class Curve:
 def learning_curves(folder: Path) -> list[Curve]:
     """Return the curves of the supernet and of the finalists of a run, as far as their checkpoints are there.
 
+    A block-wise supernet has one per stage, of a loss without labels.
+
     Raises:
         InputError: a checkpoint or a record is damaged.
     """
     supernet = folder / "supernet.safetensors"
     curves = [Curve("supernet", tuple(losses(supernet)))] if supernet.exists() else []
+    for checkpoint in sorted((folder / "blockwise").glob("stage*.safetensors")):
+        curves.append(Curve(f"{checkpoint.stem}, without labels", tuple(losses(checkpoint))))
     for checkpoint in sorted((folder / "finalists").glob("*.safetensors")):
         record, accuracy = checkpoint.with_suffix(".json"), None
         if record.exists():

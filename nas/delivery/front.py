@@ -24,6 +24,7 @@ class Candidate(BaseModel):
 
     Accuracies are fractions in [0, 1], latencies ms of one inference, ``macs`` and ``params`` counts.
     ``search_accuracy`` is what the search's oracle gave it (a prediction of ``val_accuracy``), or None;
+    ``search_score`` is what an oracle gave it whose ratings are scores in [0, 1] that predict no accuracy, or None;
     ``measured_ms_low`` and ``measured_ms_high`` bound the 90 % bootstrap interval of ``measured_ms``;
     ``accurate_prediction`` tells that ``measured_ms`` is within 5 % of ``predicted_ms``. The accuracies are those of
     the file ``onnx``; ``float_val_accuracy`` is that of the network before any quantisation. ``max_difference`` is
@@ -37,6 +38,7 @@ class Candidate(BaseModel):
     architecture: str
     origin: str
     search_accuracy: float | None
+    search_score: float | None = None
     val_accuracy: float
     test_accuracy: float
     float_val_accuracy: float

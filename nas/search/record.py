@@ -7,6 +7,7 @@ import pandas as pd
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from nas.training.oracle import ACCURACY
 from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace
 
@@ -16,7 +17,7 @@ REUSED_FROM = "reused_from"
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A candidate that the oracle has rated: accuracy in [0, 1], known latency (ms) per device.
+    """A candidate that the oracle has rated: accuracy, or a score, in [0, 1], known latency (ms) per device.
 
     One that an earlier run has rated may be over the budget of this one, which ``feasible`` tells.
     """
@@ -101,10 +102,15 @@ def _before(study: Study, number: int, *states: TrialState) -> list[FrozenTrial]
 
 
 def trials_table(study: Study, latency: str) -> pd.DataFrame:
-    """Return one row per finished trial; ``ms`` is the ``latency`` of that name, accuracy NaN where not rated."""
+    """Return one row per finished trial; ``ms`` is the ``latency`` of that name, accuracy NaN where not rated.
+
+    Of a study whose ratings are no accuracies, ``score`` has them, and accuracy is NaN.
+    """
+    rated_by = (study.metric_names or [ACCURACY])[0]
     rows = []
     for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         attrs = trial.user_attrs
+        rating = trial.values[0] if attrs["evaluated"] else float("nan")
         rows.append({
             "trial": trial.number,
             "id": attrs["id"],
@@ -112,10 +118,11 @@ def trials_table(study: Study, latency: str) -> pd.DataFrame:
             "origin": origin(trial),
             "evaluated": attrs["evaluated"],
             "feasible": attrs["feasible"],
-            "accuracy": trial.values[0] if attrs["evaluated"] else float("nan"),
+            "accuracy": rating if rated_by == ACCURACY else float("nan"),
+            "score": float("nan") if rated_by == ACCURACY else rating,
             "ms": attrs[latency],
             "macs": attrs["macs"],
             "params": attrs["params"],
         })  # fmt: skip
-    columns = ["trial", "id", "architecture", "origin", "evaluated", "feasible", "accuracy", "ms"]
+    columns = ["trial", "id", "architecture", "origin", "evaluated", "feasible", "accuracy", "score", "ms"]
     return pd.DataFrame(rows, columns=[*columns, "macs", "params"])

@@ -17,6 +17,7 @@ from nas.search.halving import Halving
 from nas.search.journal import TrialJournal
 from nas.search.record import REUSED_FROM, describe, evaluated_trials, latencies
 from nas.search.target import Target, metric, over_budget
+from nas.training.oracle import ACCURACY
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace, sample_spread
@@ -30,10 +31,10 @@ class SearchFailed(RuntimeError):
     """The oracle failed several times in a row."""
 
 
-def open_study(journal: Path, latencies: Sequence[str]) -> Study:
-    """Open the study in ``journal``, or create it: accuracy is maximised, each device's latency minimised.
+def open_study(journal: Path, latencies: Sequence[str], rating: str = ACCURACY) -> Study:
+    """Open the study in ``journal``, or create it: the rating is maximised, each device's latency minimised.
 
-    ``latencies`` name the latencies (see ``target.metric``).
+    ``latencies`` name the latencies (see ``target.metric``), ``rating`` is what ratings are called.
 
     The caller must be the journal's only writer. What a killed writer left behind is mended: a lock, and a
     last line that was cut off.
@@ -60,7 +61,7 @@ def open_study(journal: Path, latencies: Sequence[str]) -> Study:
         raise InputError(f"{journal} is damaged; delete it to search anew") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
-        study.set_metric_names(["accuracy", *latencies])
+        study.set_metric_names([rating, *latencies])
     return study
 
 
@@ -79,13 +80,13 @@ def read_study(journal: Path) -> Study:
 
 
 def first_candidates(
-    space: SearchSpace, targets: Sequence[Target], trials: int, seed: int
+    space: SearchSpace, targets: Sequence[Target], trials: int, seed: int, proposed: Sequence[Architecture] = ()
 ) -> list[tuple[Architecture, str]]:
     """Return the candidates that every search starts with, and their origin: at most half of ``trials``.
 
-    The feasible part of the hand-made family (``baseline``), and one random architecture per latency bin
-    (``random``): uniform draws would leave the fast end empty. Bins hold equally many of a thousand draws that lean
-    towards one option, by latency on the first device.
+    What is ``proposed`` (``search``), one random architecture per latency bin (``random``), and the feasible part of
+    the hand-made family (``baseline``). Uniform draws would leave the fast end empty: bins hold equally many of a
+    thousand draws that lean towards one option, by latency on the first device.
     """
 
     def feasible(a: Architecture) -> bool:
@@ -98,7 +99,8 @@ def first_candidates(
     ordered = sorted({a.id: a for a in drawn}.values(), key=targets[0].predict_ms)
     parts = [part for part in np.array_split(np.arange(len(ordered)), bins) if len(part)]
     spread = [(ordered[int(rng.choice(part))], "random") for part in parts]
-    candidates = {a.id: (a, origin) for a, origin in [*spread, *family]}
+    known = [(a, "search") for a in proposed]
+    candidates = {a.id: (a, origin) for a, origin in [*known, *spread, *family]}
     return list(candidates.values())[: max(1, trials // 2)]
 
 

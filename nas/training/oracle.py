@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from nas.training.blockwise import Blockwise, agreement
 from nas.training.data import Dataset, Split, load_dataset, parted, to_tensor
 from nas.training.paths import PathKind
 from nas.training.supernet import Supernet
@@ -26,6 +27,8 @@ RATING_IMAGES = 2000
 NASWOT_IMAGES = 64
 INHERITED, MACS, PARAMETERS, NASWOT = "inherited accuracy", "MACs", "parameters", "naswot"
 """The names of the scores that a rating may be made of."""
+ACCURACY, BLOCKWISE = "accuracy", "block-wise score"
+"""What a rating is called: a score orders networks as an accuracy would, and is none."""
 
 
 def counts(space: SearchSpace, architectures: Sequence[Architecture]) -> dict[str, list[float]]:
@@ -40,7 +43,7 @@ class AccuracyOracle(Protocol):
     """Rates architectures: the same one gets the same rating, in any process and in any order."""
 
     def rate(self, architecture: Architecture) -> float:
-        """Return an accuracy in [0, 1] on validation images."""
+        """Return an accuracy in [0, 1] on validation images, or a score in [0, 1] that stands for one."""
         ...
 
 
@@ -49,7 +52,8 @@ class Task:
     """A space, the data to train on, and where a trained supernet lies: all that a worker needs to know.
 
     ``parted`` tells that the supernet leaves a part of the training images for a distribution to learn from. ``rating``
-    is what the supernet's ratings are made of, where they are not the inherited accuracies themselves.
+    is what the supernet's ratings are made of, where they are not the inherited accuracies themselves. ``blockwise``
+    tells that the supernet is trained stage by stage, without labels; it lies in a folder then.
     """
 
     space: SearchSpace
@@ -62,6 +66,7 @@ class Task:
     parted: bool = False
     supernet_paths: PathKind = "single"
     rating: StackedRating | None = None
+    blockwise: bool = False
 
     def __getstate__(self) -> dict[str, object]:
         """Leave the decoded data behind: a worker maps it from the cache instead of receiving a copy."""
@@ -89,10 +94,18 @@ class Task:
 
     def train_supernet(self, progress: Progress = lambda done, total: None) -> Supernet:
         """Return the trained supernet; its checkpoint is resumed, or read if it is whole."""
+        if self.blockwise:
+            return self.train_blockwise(progress).supernet
         assert self.supernet is not None
         supernet = Supernet(self.space, self.seed)
         data, recipe, seed = self.supernet_data, self.supernet_recipe, self.seed
         return supernet.fit(data, recipe, seed, self.supernet, progress, self.supernet_paths)
+
+    def train_blockwise(self, progress: Progress = lambda done, total: None) -> Blockwise:
+        """Return the supernet that was trained stage by stage, and what its paths are worth; resumed or read alike."""
+        assert self.supernet is not None
+        found = Blockwise(self.space, self.dataset, self.supernet_recipe, self.seed)
+        return found.fit(self.supernet, progress)
 
     def fresh(self, architecture: Architecture, repeat: int = 0) -> nn.Module:
         """Return an untrained network whose weights depend on seed, architecture and ``repeat`` alone."""
@@ -127,6 +140,17 @@ class SupernetOracle:
             return inherited
         scores = {INHERITED: [inherited], **counts(task.space, [architecture]), NASWOT: [task.naswot(architecture)]}
         return float(task.rating.predict(scores)[0])
+
+
+class BlockwiseOracle:
+    """How well the paths of a network agree with all paths of a supernet that was trained without labels: a score."""
+
+    def __init__(self, task: Task) -> None:
+        self._blockwise = task.train_blockwise()
+
+    def rate(self, architecture: Architecture) -> float:
+        """Return the score in [0, 1], see ``blockwise.agreement``."""
+        return agreement(self._blockwise.losses_of(architecture))
 
 
 class TrainOracle:
@@ -177,9 +201,16 @@ def rung_checkpoint(folder: Path, architecture: Architecture) -> Path:
     return folder / f"{architecture.id}.safetensors"
 
 
-OracleKind = Literal["supernet", "train"]
+OracleKind = Literal["supernet", "blockwise", "train"]
 
 
 def make_oracle(kind: OracleKind, task: Task, proxy_epochs: int) -> AccuracyOracle:
     """Return the oracle of ``--oracle``."""
-    return SupernetOracle(task) if kind == "supernet" else TrainOracle(task, proxy_epochs)
+    if kind == "supernet":
+        return SupernetOracle(task)
+    return BlockwiseOracle(task) if kind == "blockwise" else TrainOracle(task, proxy_epochs)
+
+
+def rating_name(oracle: str) -> str:
+    """Return what the ratings of ``--oracle`` are called."""
+    return BLOCKWISE if oracle == "blockwise" else ACCURACY

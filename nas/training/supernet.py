@@ -5,6 +5,7 @@ Candidates of a layer share parameters of the same name, each using its part of 
 where a layer changes its shape: each candidate then emits features of its own.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -57,8 +58,11 @@ class Supernet:
             parts[name] = self._part(int(position), blocks[int(position)], inner, own)
         return parts
 
-    def _part(self, position: int, block: Block, name: str, own: Tensor) -> Tensor:
-        return block.shared_part(name, own.shape, self.parameters[f"layers.{position}.{name}"])
+    def _part(
+        self, position: int, block: Block, name: str, own: Tensor, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        shared = self.parameters if weights is None else weights
+        return block.shared_part(name, own.shape, shared[f"layers.{position}.{name}"])
 
     def forward(self, architecture: Architecture, images: Tensor) -> Tensor:
         """Return the class scores (N, classes) of one path, batch norm on the batch's own statistics."""
@@ -67,6 +71,21 @@ class Supernet:
         path = self._space.wire(architecture, layers)
         with precision():
             return functional_call(path, self._parts(architecture, path), (images,)).float()
+
+    def run(
+        self, start: int, blocks: Sequence[Block], x: Tensor, weights: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """Return what ``blocks``, which stand behind one another from position ``start`` on, make of ``x`` (NCHW).
+
+        Batch norm works on the batch's own statistics. ``weights`` take the place of the shared ones of their names.
+        """
+        for position, block in enumerate(blocks, start):
+            module = self._modules[position][block.key]
+            named = module.named_parameters()
+            parts = {name: self._part(position, block, name, own, weights) for name, own in named}
+            with precision():
+                x = functional_call(module, parts, (x,))
+        return x.float()
 
     def mixture(self) -> Mixture:
         """Return this network with the candidates of every position mixed, its weights held fixed.

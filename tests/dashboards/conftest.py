@@ -40,6 +40,7 @@ def trials() -> pd.DataFrame:
                 "evaluated": evaluated,
                 "feasible": evaluated,
                 "accuracy": _accuracy(predicted_ms) - loss if evaluated else float("nan"),
+                "score": float("nan"),
                 "ms": predicted_ms,
                 "macs": int(predicted_ms * 3.1e7),
                 "params": int(predicted_ms * 4.2e5),

@@ -169,6 +169,17 @@ def test_nothing_evaluated_and_no_finalist_still_draws(trials, tmp_path):
     assert (tmp_path / "front.png").stat().st_size > 1000
 
 
+def test_scores_are_not_drawn_as_accuracies(trials, device_front):
+    trials["score"], trials["accuracy"] = trials["accuracy"], float("nan")
+    scored = [c.model_copy(update={"search_accuracy": None, "search_score": 0.97}) for c in device_front.candidates]
+    figure = front_figure(trials, device_front.model_copy(update={"candidates": tuple(scored), "rejected": ()}))
+    assert not any("predicted" in str(trace.name) for trace in figure.data)
+    assert "12 over the budget and never evaluated" in figure.layout.title.text
+    assert "88 rated by scores, which are no accuracies" in figure.layout.title.text
+    hover = _named(figure, "front, measured (5)").hovertext
+    assert all("ms, of score 0.9700, which is no accuracy" in text for text in hover)
+
+
 def test_recorded_front_says_so_everywhere(trials, recorded_device):
     figure = front_figure(trials, recorded_device)
     axes = figure.layout.xaxis.title.text, figure.layout.yaxis.title.text

@@ -169,6 +169,11 @@ def test_interrupted_search(cli: Cli, table: Path, monkeypatch: pytest.MonkeyPat
         (["--data", "digits", "--ema", "1"], "--ema"),
         (["--data", "digits", "--distil", "0.5", "--oracle", "train"], "--distil 0.5 needs a supernet"),
         (
+            ["--data", "digits", "--oracle", "blockwise", "--space", "nb201"],
+            "--oracle blockwise trains stages that follow one another, which networks of nb201 do not have: give -",
+        ),
+        (["--data", "digits", "--oracle", "blockwise", "--space", "einspace"], "cannot be searched yet"),
+        (
             ["--data", "digits", "--sampler", "dnas"],
             "dnas learns a distribution at a latency: give --budget-ms",
         ),
@@ -225,6 +230,8 @@ def test_supernet_report_refuses(cli: Cli, tmp_path: Path) -> None:
     assert "--networks" in refused(cli(*command, "--networks", 3))
     err = refused(cli(*command, "--space", "nb201", "--supernet-paths", "fair"))
     assert "decisions of nb201 depend on each other: give single or sandwich" in err
+    err = refused(cli(*command, "--space", "nb201", "--oracle", "blockwise"))
+    assert "stages that follow one another, which networks of nb201 do not have" in err
     assert not (tmp_path / "r").exists()
     assert "unknown space" in refused(cli(*command, "--space", "nb202"))
 

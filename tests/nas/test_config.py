@@ -92,6 +92,7 @@ def test_time_leaves_the_oracle_open_and_knows_what_was_given() -> None:
         ({"time": "30m", "sampler": "dnas", "budget_ms": 1}, "leave it or --sampler dnas out"),
         ({"time": "30m", "data": "", "oracle": "table:a.csv#b"}, "--time: a search on recorded tables takes seconds"),
         ({"time": "30m", "halving": True}, "--halving"),
+        ({"time": "30m", "oracle": "blockwise"}, "--time plans no block-wise training: leave it or --oracle blockwise"),
     ],
 )
 def test_what_does_not_go_with_a_plan(given: dict[str, object], said: str) -> None:
@@ -173,6 +174,21 @@ def test_distillation_takes_a_supernet() -> None:
     ):
         SearchConfig.checked(**BASE, distil=0.5, oracle="train")
     assert SearchConfig.checked(**BASE, distil=0.5, oracle="train", sampler="fpnas", budget_ms=1).final.distil == 0.5
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"distil": 0.5}, "--distil 0.5 needs a supernet that knows labels to learn from: give --oracle supernet"),
+        ({"sampler": "dnas", "budget_ms": 1}, "--sampler dnas learns from a supernet that knows labels: give --oracle"),
+        ({"supernet_paths": "fair"}, "--supernet-paths fair: --oracle blockwise draws four paths a step; leave it out"),
+        ({"halving": True}, "it takes --oracle train"),
+    ],
+)
+def test_what_takes_labels_does_not_go_with_blockwise(given: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        SearchConfig.checked(**BASE, oracle="blockwise", **given)
+    assert SearchConfig.checked(**BASE, oracle="blockwise").oracle == "blockwise"
 
 
 def test_identity_of_data_is_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,6 @@ from nas.config import SearchConfig
 from nas.devices import Progress
 from nas.folder import RunFolder, open_folder
 from nas.supernet_report import (
-    ALL_RANKS,
     BY_BATCH,
     FREE_RANKS,
     SCHEMA_VERSION,
@@ -24,6 +23,7 @@ from nas.supernet_report import (
     Network,
     SupernetReport,
     Training,
+    all_ranks,
     report_supernet,
 )
 from nas.training.oracle import INHERITED, MACS, NASWOT, PARAMETERS, SupernetOracle, Task, TrainOracle
@@ -32,6 +32,7 @@ from nas.training.train import Recipe
 from search_spaces.fbnet import FBNetSpace
 
 SPACE = FBNetSpace((1, 8, 8), 10)
+ALL_RANKS = all_ranks(INHERITED)
 RATINGS = {INHERITED, BY_BATCH, MACS, PARAMETERS, NASWOT, SYNFLOW, FREE_RANKS, ALL_RANKS, COMBINATION}
 
 

@@ -34,6 +34,11 @@ def test_supernet_and_finalists(tmp_path: Path) -> None:
     assert [math.isnan(loss) for loss in curves[begun.id].losses] == [False, True]
     assert curves["supernet"].val_accuracy is None and curves[begun.id].val_accuracy is None
     assert curves[done.id].val_accuracy == 0.81
+    task.supernet.rename(tmp_path / "whole.safetensors")  # type: ignore[union-attr]
+    stage = tmp_path / "blockwise" / "stage2.safetensors"
+    train(task.fresh(begun), task.dataset, Recipe(2), 0, stage, until=1)
+    stage.with_name("paths2.safetensors").write_bytes(stage.read_bytes())
+    assert {curve.name for curve in learning_curves(tmp_path)} == {"stage2, without labels", done.id, begun.id}
     (tmp_path / "supernet.safetensors").write_bytes(b"?")
     with pytest.raises(InputError, match="damaged"):
         learning_curves(tmp_path)

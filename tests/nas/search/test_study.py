@@ -123,6 +123,13 @@ def test_bins_are_by_the_first_device() -> None:
     assert first != first_candidates(SPACE, [board, target(SPACE)], 60, 0)
 
 
+def test_what_is_proposed_comes_first() -> None:
+    _, _, *others = (a for a, _ in first_candidates(SPACE, [target(SPACE)], 40, 1))
+    first = first_candidates(SPACE, [target(SPACE)], 40, 0, others[:2])
+    assert first[:2] == [(others[0], "search"), (others[1], "search")] and len(first) <= 20
+    assert {a for a, _ in first[2:]} <= {a for a, _ in first_candidates(SPACE, [target(SPACE)], 40, 0)}
+
+
 def test_no_feasible_draw_and_no_feasible_baseline() -> None:
     assert first_candidates(SPACE, [target(SPACE, 1e-6)], 40, 0) == []
 
@@ -271,17 +278,27 @@ def test_trials_table(tmp_path: Path) -> None:
     study = open_study(tmp_path / "j", ["cpu"])
     table = trials_table(study, "predicted_ms cpu")
     assert list(table.columns) == [
-        "trial", "id", "architecture", "origin", "evaluated", "feasible", "accuracy", "ms", "macs", "params",
+        "trial", "id", "architecture", "origin", "evaluated", "feasible", "accuracy", "score", "ms", "macs", "params",
     ]  # fmt: skip
     assert table["trial"].tolist() == list(range(24))
     assert set(table["origin"]) == {"random", "baseline", "search"}
     assert (table["accuracy"].isna() == ~table["evaluated"]).all() and table["evaluated"].nunique() == 2
+    assert table["score"].isna().all()
     assert (table["feasible"] == (table["ms"] <= BUDGET_MS)).all()
     for _, row in table.iterrows():
         architecture = SPACE.parse(row["architecture"])
         assert (row["id"], row["macs"], row["params"]) == (
             architecture.id, SPACE.macs(architecture), SPACE.params(architecture),
         )  # fmt: skip
+
+
+def test_scores_are_not_called_accuracies(tmp_path: Path) -> None:
+    run_study(tmp_path / "j", "random", SPACE, BUDGET_MS, 12)
+    accuracies = trials_table(open_study(tmp_path / "j", ["cpu"]), "predicted_ms cpu")["accuracy"]
+    study = open_study(tmp_path / "j", ["cpu"], "block-wise score")
+    assert study.metric_names == ["block-wise score", "cpu"]
+    table = trials_table(read_study(tmp_path / "j"), "predicted_ms cpu")
+    assert table["accuracy"].isna().all() and table["score"].equals(accuracies.rename("score"))
 
 
 def test_trials_table_of_an_empty_study(tmp_path: Path) -> None:
