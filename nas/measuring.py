@@ -61,7 +61,7 @@ def make_targets(
     tables = on_each(devices, bar, lambda device, told: _table(config, folder, space, device, told))
     targets = []
     for table in tables:
-        folder.record["report"][_title(table.device)] = {**table.quality.lines(), **table.session.lines()}
+        folder.record["report"][_title(table.device)] = table.lines()
         host = "" if not table.session.noisy else " (measured on a noisy host)"
         console.say(f"latency table of {table.device}: {table.quality.text()}{host}")
         require_good(table, config)

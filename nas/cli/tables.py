@@ -76,8 +76,7 @@ def _extend(path: Path, space: SearchSpace, device: MeasuredDevice, seed: int) -
 
 def _show(found: LatencyTable) -> None:
     console.print(f"latency table: {found.quality.text()}", markup=False)
-    rows = [[label, value] for label, value in {**found.quality.lines(), **found.session.lines()}.items()]
-    Terminal().table("", ["", ""], rows)
+    Terminal().table("", ["", ""], [[label, value] for label, value in found.lines().items()])
 
 
 def _opened(path: Path) -> tuple[LatencyTable, SearchSpace, MeasuredDevice]:
