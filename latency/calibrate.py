@@ -55,7 +55,7 @@ class OperatorTerm(BaseModel):
 class Calibration(BaseModel):
     """``ms = slope * core_ms + offset_ms + block_ms * blocks + switch_share * switch_ms``, and terms of operators.
 
-    A network in which all these do not come to ``least_ms``, the fastest that was measured, is said to take that.
+    Networks of which these make less than ``least_ms``, half of the fastest that was measured, are said to take that.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -102,7 +102,11 @@ class Calibration(BaseModel):
         small_ms = float(np.median([f.core_ms / f.blocks for f in features]))
         shares = [[f.operators.get(name, Share(0.0, 0)) for name in names] for f in features]
         terms = [
-            [value for share in each for value in (share.core_ms, small_ms * share.blocks, small_ms * (share.blocks > 0))]
+            [
+                value
+                for share in each
+                for value in (share.core_ms, small_ms * share.blocks, small_ms * (share.blocks > 0))
+            ]
             for each in shares
         ]
         expected = np.concatenate([_EXPECTED, np.zeros(3 * len(names))])
@@ -114,7 +118,7 @@ class Calibration(BaseModel):
             for name, (slope, each_ms, first_ms) in zip(names, found[4:].reshape(-1, 3) * units, strict=True)
         }
         common = cls._of(found[:4], block_ms)
-        return common.model_copy(update={"operators": operators, "least_ms": float(min(measured_ms))})
+        return common.model_copy(update={"operators": operators, "least_ms": float(min(measured_ms)) / 2})
 
     @classmethod
     def _of(cls, found: NDArray, block_ms: float) -> "Calibration":
@@ -131,7 +135,9 @@ def _posterior_mean(rows: NDArray, measured_ms: NDArray, noise: float, expected:
     weights = 1 / (noise * measured_ms)
     design = rows * weights[:, None] * spread
     residual = (measured_ms - rows @ expected) * weights
-    return np.asarray(expected + spread * np.linalg.solve(design.T @ design + np.eye(len(expected)), design.T @ residual))
+    return np.asarray(
+        expected + spread * np.linalg.solve(design.T @ design + np.eye(len(expected)), design.T @ residual)
+    )
 
 
 # One inference of a network is measured to about one percent.

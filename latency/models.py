@@ -75,7 +75,9 @@ def _block_in_precision(model: bytes, block: Block, device: Device) -> bytes:
     try:
         return _in_precision(model, block.in_shape, device)
     except NotQuantizable as error:
-        raise NotQuantizable(f"{device.name} cannot run every block in {device.precision}: {block.key}: {error}") from None
+        raise NotQuantizable(
+            f"{device.name} cannot run every block in {device.precision}: {block.key}: {error}"
+        ) from None
 
 
 def block_models(blocks: Iterable[Block], device: Device) -> dict[str, BlockModel]:

@@ -25,6 +25,8 @@ SCHEMA_VERSION = 3
 # Beyond this error on networks that it has not seen, a table misleads more than it helps.
 WORST_MAPE_PERCENT = 15.0
 WORST_SPEARMAN = 0.80
+# Where blocks are predicted: latencies of such a space span orders of magnitude.
+WORST_PREDICTED_MAPE_PERCENT = 30.0
 _MIB = 2**20
 
 
@@ -185,6 +187,11 @@ class LatencyTable(_Model):
         """Return how good the table is, as label and text."""
         predicted = self.prediction.lines() if self.prediction else {}
         return {**self.quality.lines(), **predicted, **self.session.lines()}
+
+    def holds(self, quality: Quality) -> bool:
+        """Tell whether a search may trust predictions of this table that are of such ``quality``."""
+        worst = WORST_PREDICTED_MAPE_PERCENT if self.prediction else WORST_MAPE_PERCENT
+        return quality.mape_percent <= worst and quality.spearman >= WORST_SPEARMAN
 
     def missing(self, blocks: Iterable[Block]) -> list[Block]:
         """Return the blocks that the table has not measured, each once."""

@@ -9,6 +9,7 @@ for special sizes are in no count. Errors count relative to what was measured, a
 import dataclasses
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,9 @@ FOLDS = 5
 _NOISE, _MISFIT = 0.04, 0.1
 # Of what a block takes with its session, a core is at least this share: less drowns in noise.
 _LEAST = 0.01
-_LENGTHS, _DEVIATIONS = (1.0, 2.0, 3.0, 5.0), (0.3, 0.6, 1.2)
+# What the likelihood chooses from: lengths over shapes and over hyper-parameters, and standard deviations.
+_LENGTHS, _FORM_LENGTHS, _DEVIATIONS = (1.0, 2.0, 4.0), (0.3, 1.0, 3.0), (0.3, 0.6, 1.2, 2.4)
+_SHAPES = 6
 _STEPS = 6
 
 
@@ -109,24 +112,20 @@ class _Operator:
         self._costs = _roofline(counts, measured, session_ms)
         self._least = _LEAST * session_ms
         core = np.maximum(measured - session_ms, _LEAST * measured)
-        self._logs = np.log1p([facts.sizes for facts, _ in rows])
+        self._sizes = [facts.sizes for facts, _ in rows]
+        core = np.maximum(measured - session_ms, _LEAST * measured)
         base = np.maximum(np.array(counts) @ self._costs, self._least)
         residual = np.log(core / base)
         noise = (_NOISE * measured / core) ** 2 + _MISFIT**2
-        squares = _squares(self._logs, self._logs)
-        fits = [
-            (_surprise(deviation**2 * np.exp(-squares / (2 * length**2)), noise, residual), length, deviation)
-            for length in _LENGTHS
-            for deviation in _DEVIATIONS
-        ]
-        _, self._length, self._deviation = min(fits)
-        kernel = self._deviation**2 * np.exp(-squares / (2 * self._length**2))
+        squares = _squares(self._sizes, self._sizes)
+        choices = list(product(_LENGTHS, _FORM_LENGTHS, _DEVIATIONS))
+        self._choice = min(choices, key=lambda choice: _surprise(_kernel(squares, choice), noise, residual))
+        kernel = _kernel(squares, self._choice)
         self._weights = np.linalg.solve(kernel + np.diag(noise), residual)
 
     def predict_ms(self, facts: Facts) -> float:
         base = max(float(np.dot(facts.counts, self._costs)), self._least)
-        squares = _squares(np.log1p([facts.sizes]), self._logs)[0]
-        return base * float(np.exp(self._deviation**2 * np.exp(-squares / (2 * self._length**2)) @ self._weights))
+        return base * float(np.exp(_kernel(_squares([facts.sizes], self._sizes), self._choice)[0] @ self._weights))
 
 
 def _roofline(counts: Sequence[Sequence[int]], measured: Sequence[float] | NDArray, session_ms: float) -> NDArray:
@@ -143,9 +142,16 @@ def _roofline(counts: Sequence[Sequence[int]], measured: Sequence[float] | NDArr
     return np.asarray(found / scale)
 
 
-def _squares(left: NDArray, right: NDArray) -> NDArray:
-    """Return the squared distances of rows (N x M)."""
-    return np.asarray(((left[:, None] - right[None]) ** 2).sum(axis=-1))
+def _squares(left: Sequence[Sequence[int]], right: Sequence[Sequence[int]]) -> tuple[NDArray, NDArray]:
+    """Return the squared distances (N x M) of blocks by the logarithms of their shapes, and of hyper-parameters."""
+    steps = (np.log1p(left)[:, None] - np.log1p(right)[None]) ** 2
+    return np.asarray(steps[..., :_SHAPES].sum(axis=-1)), np.asarray(steps[..., _SHAPES:].sum(axis=-1))
+
+
+def _kernel(squares: tuple[NDArray, NDArray], choice: tuple[float, float, float]) -> NDArray:
+    """Return the covariances (N x M) of blocks by their distances."""
+    (shapes, forms), (length, form_length, deviation) = squares, choice
+    return np.asarray(deviation**2 * np.exp(-shapes / (2 * length**2) - forms / (2 * form_length**2)))
 
 
 def _surprise(kernel: NDArray, noise: NDArray, residual: NDArray) -> float:

@@ -41,9 +41,7 @@ def unseen(space: EinSpace, table: LatencyTable, count: int, seed: int) -> list[
 
 def row(quality: Quality) -> str:
     """Return a quality as a row of the table."""
-    return (
-        f"{quality.spearman:.3f}  {quality.mape_percent:6.1f} %  {quality.kendall:.3f}  {quality.within_10_percent:3.0f} %"
-    )
+    return f"{quality.spearman:.3f}  {quality.mape_percent:6.1f} %  {quality.kendall:.3f}  {quality.within_10_percent:3.0f} %"
 
 
 def blocks_by_operator(table: LatencyTable) -> dict[str, str]:
