@@ -62,8 +62,8 @@ class MadeUpDevice:
     """Takes the place of ``latency.build.measure``: what a table assumes of a device holds exactly on this one.
 
     Blocks cost by MACs and parameters, borders by their size, whole networks as ``calibration`` says, and everything
-    ``factor`` times that. ``blocks`` are those it knows by their key. ``asked`` are the names of what it was asked to measure, one list per call; ``called`` are
-    the architectures of models that have a name of their own.
+    ``factor`` times that. ``blocks`` are those it knows by their key, ``asked`` the names of what it was asked to
+    measure, one list per call; ``called`` are the architectures of models that have a name of their own.
     """
 
     SESSION_MS = 0.05

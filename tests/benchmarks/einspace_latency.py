@@ -91,8 +91,8 @@ def main() -> None:
     share = np.mean([block.key not in table.blocks for body in bodies for block in body])
     low, middle, high = np.quantile(measured, [0, 0.5, 1])
     print(
-        f"{len(networks)} networks of {low:.3f} to {high:.3g} ms, half below {middle:.3f} ms, {100 * share:.0f} % of their "
-        f"blocks predicted; the device is at {change:.3f} x the latency of when the table was built"
+        f"{len(networks)} networks of {low:.3f} to {high:.3g} ms, half below {middle:.3f} ms, {100 * share:.0f} % of "
+        f"their blocks predicted; the device is at {change:.3f} x the latency of when the table was built"
     )
     print(f"{'':42} Spearman  MAPE  Kendall  within 10 %")
     for name, found in {
