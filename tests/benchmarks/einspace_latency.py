@@ -2,8 +2,8 @@
 
 Run: .venv/bin/python -P tests/benchmarks/einspace_latency.py [--table einspace.json] [--networks 500] [--input 3x32x32]
 Without --table one is built. Networks are drawn with the grammar's probabilities; the table knows none of them. Beside
-them its own networks are measured, to take out how the device has changed since. --rounds bounds the rounds of measuring.
-"""
+Without --table one is built. Networks are drawn with the grammar's probabilities; the table knows none of them.
+Its own are measured beside them, to take out how the device has changed. --rounds bounds the rounds of measuring.
 
 import argparse
 import tempfile
@@ -41,7 +41,8 @@ def unseen(space: EinSpace, table: LatencyTable, count: int, seed: int) -> list[
 
 def row(quality: Quality) -> str:
     """Return a quality as a row of the table."""
-    return f"{quality.spearman:.3f}  {quality.mape_percent:6.1f} %  {quality.kendall:.3f}  {quality.within_10_percent:3.0f} %"
+    errors = f"{quality.mape_percent:6.1f} %  {quality.kendall:.3f}  {quality.within_10_percent:3.0f} %"
+    return f"{quality.spearman:.3f}  {errors}"
 
 
 def blocks_by_operator(table: LatencyTable) -> dict[str, str]:
