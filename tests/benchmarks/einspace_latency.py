@@ -1,9 +1,9 @@
 """How well a table of einspace predicts random networks, most of whose blocks it has not measured.
 
 Run: .venv/bin/python -P tests/benchmarks/einspace_latency.py [--table einspace.json] [--networks 500] [--input 3x32x32]
-Without --table one is built. Networks are drawn with the grammar's probabilities; the table knows none of them. Beside
 Without --table one is built. Networks are drawn with the grammar's probabilities; the table knows none of them.
 Its own are measured beside them, to take out how the device has changed. --rounds bounds the rounds of measuring.
+"""
 
 import argparse
 import tempfile
