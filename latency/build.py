@@ -14,6 +14,7 @@ from latency.models import (
     BlockModel,
     block_models,
     border_probes,
+    measured_blocks,
     network_models,
     probe_name,
     probed_shapes,
@@ -21,13 +22,16 @@ from latency.models import (
     session_model,
     spread_networks,
 )
-from latency.table import BlockLatency, LatencyTable, NetworkLatency, Quality, Session
+from latency.table import BlockLatency, LatencyTable, NetworkLatency, Prediction, Quality, Session
+from latency.unmeasured import Facts, left_out_predictions
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Shape
 from search_spaces.space import SearchSpace
 
 # Each calibrates the table for all the others, so that every one is a check as well.
 NETWORKS = 16
+# Where there is no end of blocks, more are needed: operators are calibrated apart, and blocks are predicted.
+VARIED_NETWORKS = 96
 # What is measured beside other networks to tell how the device has changed.
 ANCHORS = 10
 FRESH_NETWORKS = 12
@@ -41,7 +45,8 @@ def build_table(
 ) -> LatencyTable:
     """Measure every distinct block of ``space`` on ``device``, calibrate, check, and write the table to ``path``.
 
-    Where a space has no end of blocks, those of the networks that calibrate the table are measured too.
+    Where a space has no end of blocks, those of its known networks and of random ones are measured; the table predicts
+    others from them, those of the networks that calibrate it as well.
 
     Blocks and networks are timed in one interleaved session, so that a slow minute of the host touches all alike.
     Interrupted, the same call goes on with the next round.
@@ -50,11 +55,11 @@ def build_table(
         InputError: the device cannot be reached, or lacks what it needs.
         MeasuringFailed: the measuring program died.
     """
-    networks = spread_networks(space, NETWORKS, protocol.seed)
+    networks = spread_networks(space, VARIED_NETWORKS if space.endless else NETWORKS, protocol.seed)
+    chosen = measured_blocks(space, networks, protocol.seed)
     shapes = probed_shapes(space)
     with seeded(protocol.seed):
-        used = [block for network in networks for block in space.blocks(network)]
-        blocks = block_models([*space.distinct_blocks(), *used], device)
+        blocks = block_models(chosen, device)
         beside = {**border_probes(shapes, device), **network_models(space, networks, device)}
         empty = session_model(device)
     models = {**{key: block.content for key, block in blocks.items()}, **beside, _SESSION: empty}
@@ -71,7 +76,7 @@ def build_table(
         classes=space.classes,
         session_ms=cold[_SESSION],
         border_ms_per_mib=_border_ms_per_mib(cold, shapes, device.batch),
-        blocks=_entries(blocks, samples, device),
+        blocks=_entries(blocks, samples, device, chosen if space.endless else ()),
         calibration=Calibration(slope=1, offset_ms=0, block_ms=0, switch_share=0),
         networks=tuple(NetworkLatency(architecture=a.text, predicted_ms=0, measured_ms=cold[a.text]) for a in networks),
         quality=Quality.none(),
@@ -103,13 +108,17 @@ def _border_ms_per_mib(cold: Mapping[str, float], shapes: Sequence[Shape], batch
     return max(0.0, borders / mib) if mib else 0.0
 
 
-def _entries(blocks: Mapping[str, BlockModel], samples: Samples, device: Device) -> dict[str, BlockLatency]:
+def _entries(
+    blocks: Mapping[str, BlockModel], samples: Samples, device: Device, predicting: Iterable[Block]
+) -> dict[str, BlockLatency]:
+    """Return the rows of a table; those of ``predicting`` serve to predict other blocks."""
+    facts = {block.key: Facts.of(block) for block in predicting}
     entries = {}
     for key, block in blocks.items():
         cold, steady_ms = latency_of(samples, device.quantity, key)
         entries[key] = BlockLatency(
             cold_ms=cold.ms, cold_ms_low=cold.low, cold_ms_high=cold.high, steady_ms=steady_ms,
-            plain_start=block.plain_start, plain_end=block.plain_end,
+            plain_start=block.plain_start, plain_end=block.plain_end, facts=facts.get(key),
         )  # fmt: skip
     return entries
 
@@ -131,7 +140,8 @@ def _session(samples: Samples, keys: Sequence[str], anchor: str, device: Device,
 
 def _calibrated(table: LatencyTable, space: SearchSpace) -> LatencyTable:
     """Return the table with a calibration on its networks, each predicted by a calibration on the others."""
-    features = [table.features(space.blocks(space.parse(row.architecture))) for row in table.networks]
+    bodies = [space.blocks(space.parse(row.architecture)) for row in table.networks]
+    features = [table.features(body) for body in bodies]
     measured = [row.measured_ms for row in table.networks]
     predicted = cross_predicted(features, measured)
     rows = [row.model_copy(update={"predicted_ms": float(p)}) for row, p in zip(table.networks, predicted, strict=True)]
@@ -139,8 +149,23 @@ def _calibrated(table: LatencyTable, space: SearchSpace) -> LatencyTable:
         "calibration": Calibration.fit(features, measured),
         "networks": tuple(rows),
         "quality": Quality.of(list(predicted), measured),
+        "prediction": _prediction(table, bodies) if space.endless else None,
     }
     return table.model_copy(update=update)
+
+
+def _prediction(table: LatencyTable, bodies: Sequence[Sequence[Block]]) -> Prediction:
+    """Return how many blocks of networks are predicted, and how well those that were measured are."""
+    running = [block for body in bodies for block in body if not block.free]
+    measured = [ms for _, ms in table.rows]
+    found = Quality.of(left_out_predictions(table.rows, table.scale * table.session_ms).tolist(), measured)
+    return Prediction(
+        predicted_percent=100 * sum(block.key not in table.blocks for block in running) / len(running),
+        blocks=found.networks,
+        mape_percent=found.mape_percent,
+        spearman=found.spearman,
+        kendall=found.kendall,
+    )
 
 
 def _network_rounds(
@@ -173,8 +198,11 @@ def extend_table(
     journal = _journal(path)
     samples = measure(device, models, protocol, journal, progress, cold_only=anchors)
     change = drift(table, {name: Measured.of(samples[device.quantity][name]) for name in anchors})
-    entries = {key: e.model_copy(update={"scale": 1 / change}) for key, e in _entries(new, samples, device).items()}
+    measured = _entries(new, samples, device, missing if space.endless else ())
+    entries = {key: entry.model_copy(update={"scale": 1 / change}) for key, entry in measured.items()}
     extended = table.model_copy(update={"blocks": {**table.blocks, **entries}})
+    if space.endless:  # other blocks are now predicted from these as well
+        extended = _calibrated(extended, space)
     extended.save(path)
     forget(journal)
     return extended
@@ -193,14 +221,17 @@ def check_table(
         The quality on them with the drift taken out, and the drift: the median of measured over predicted latency.
     """
     known = {row.architecture for row in table.networks}
-    drawn = spread_networks(space, NETWORKS + 2 * FRESH_NETWORKS, protocol.seed + 1)
+    # Where blocks are predicted, a few networks err too much to tell drift: the table's own do.
+    anchors = anchor_models(table, space, device) if space.endless else {}
+    drawn = spread_networks(space, len(known) + 2 * FRESH_NETWORKS, protocol.seed + 1)
     networks = sorted(drawn, key=lambda a: a.text in known)[:FRESH_NETWORKS]  # a small space may have too few others
     with seeded(protocol.seed):
         models = network_models(space, networks, device)
-    found = _network_rounds(device, models, protocol, None, progress)
+    found = _network_rounds(device, {**models, **anchors}, protocol, None, progress)
     predicted = np.array([table.predict_ms(space.blocks(a)) for a in networks])
     measured = np.array([found[a.text] for a in networks])
-    change = float(np.median(measured / predicted))
+    drifts = [found[row.architecture] / row.measured_ms for row in table.networks if row.architecture in anchors]
+    change = float(np.median(drifts or measured / predicted))
     return Quality.of(list(change * predicted), list(measured)), change
 
 

@@ -5,7 +5,8 @@ the kernels. In a network a session is paid once, and a border where neighbours 
 from device to device; a few whole networks tell them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,11 +15,19 @@ from pydantic import BaseModel, ConfigDict
 TERMS = ("slope", "networks", "blocks", "switches")
 
 
+class Share(NamedTuple):
+    """The part of one operator in a network: the sum of its blocks' latencies (ms), and their number."""
+
+    core_ms: float
+    blocks: int
+
+
 class Features(BaseModel):
     """What a network's latency is made of.
 
     ``core_ms`` is the sum of the blocks' latencies without sessions and borders, ``blocks`` their number, and
-    ``switch_ms`` the cost of the borders at which neighbouring blocks differ in layout.
+    ``switch_ms`` the cost of the borders at which neighbouring blocks differ in layout. ``operators`` tells the first
+    two by operator, where a space is so varied that operators are calibrated apart.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -26,10 +35,28 @@ class Features(BaseModel):
     core_ms: float
     blocks: int
     switch_ms: float
+    operators: Mapping[str, Share] = {}
+
+
+class OperatorTerm(BaseModel):
+    """What an operator adds to the calibration of all: per ms of its core, per block, and where it is there at all."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slope: float
+    block_ms: float
+    first_ms: float
+
+    def predict_ms(self, share: Share) -> float:
+        """Return what the operator adds (ms)."""
+        return self.slope * share.core_ms + self.block_ms * share.blocks + self.first_ms
 
 
 class Calibration(BaseModel):
-    """``ms = slope * core_ms + offset_ms + block_ms * blocks + switch_share * switch_ms``."""
+    """``ms = slope * core_ms + offset_ms + block_ms * blocks + switch_share * switch_ms``, and terms of operators.
+
+    Networks of which these make less than ``least_ms``, half of the fastest that was measured, are said to take that.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,10 +64,16 @@ class Calibration(BaseModel):
     offset_ms: float
     block_ms: float
     switch_share: float
+    operators: dict[str, OperatorTerm] = {}
+    least_ms: float = 0.0
 
     def predict_ms(self, features: Features) -> float:
         """Return the latency (ms) of a network."""
-        return float(self.predict_many_ms(features.core_ms, features.blocks, features.switch_ms))
+        common_ms = float(self.predict_many_ms(features.core_ms, features.blocks, features.switch_ms))
+        if not self.operators:
+            return common_ms
+        shares = [(self.operators[name], share) for name, share in features.operators.items() if name in self.operators]
+        return max(self.least_ms, common_ms + sum(term.predict_ms(share) for term, share in shares))
 
     def predict_many_ms(self, core_ms: ArrayLike, blocks: ArrayLike, switch_ms: ArrayLike) -> NDArray:
         """Return the latency (ms) of each network; see ``Features``."""
@@ -57,15 +90,38 @@ class Calibration(BaseModel):
 
         A posterior mean of Bayesian linear regression (Bishop, Pattern Recognition and Machine Learning, 3.3), so
         that ten networks suffice: measurements are trusted to ``_NOISE``, blocks alone to be right up to ``_SPREAD``.
+        Features by operator are fitted in the same way, each operator's around what holds for all of them.
         """
         # Terms in units of a typical block, so that the prior holds for microseconds and for seconds alike.
         block_ms = float(np.mean([f.core_ms / f.blocks for f in features]))
         rows = np.array([[f.core_ms, 3 * block_ms, block_ms * f.blocks, f.switch_ms] for f in features])
-        measured = np.asarray(measured_ms)
-        weights = 1 / (_NOISE * measured)
-        design = rows * weights[:, None] * _SPREAD
-        residual = (measured - rows @ _EXPECTED) * weights
-        found = _EXPECTED + _SPREAD * np.linalg.solve(design.T @ design + np.eye(4), design.T @ residual)
+        names = sorted({name for f in features for name in f.operators})
+        if not names:
+            found = _posterior_mean(rows, np.asarray(measured_ms), _NOISE, _EXPECTED, _SPREAD)
+            return cls._of(found, block_ms)
+        small_ms = float(np.median([f.core_ms / f.blocks for f in features]))
+        shares = [[f.operators.get(name, Share(0.0, 0)) for name in names] for f in features]
+        terms = [
+            [
+                value
+                for share in each
+                for value in (share.core_ms, small_ms * share.blocks, small_ms * (share.blocks > 0))
+            ]
+            for each in shares
+        ]
+        expected = np.concatenate([_EXPECTED, np.zeros(3 * len(names))])
+        spread = np.concatenate([_SPREAD, np.tile(_OPERATOR_SPREAD, len(names))])
+        found = _posterior_mean(np.hstack([rows, terms]), np.asarray(measured_ms), _VARIED_NOISE, expected, spread)
+        units = np.array([1, small_ms, small_ms])
+        operators = {
+            name: OperatorTerm(slope=slope, block_ms=each_ms, first_ms=first_ms)
+            for name, (slope, each_ms, first_ms) in zip(names, found[4:].reshape(-1, 3) * units, strict=True)
+        }
+        common = cls._of(found[:4], block_ms)
+        return common.model_copy(update={"operators": operators, "least_ms": float(min(measured_ms)) / 2})
+
+    @classmethod
+    def _of(cls, found: NDArray, block_ms: float) -> "Calibration":
         return cls(
             slope=float(found[0]),
             offset_ms=float(3 * block_ms * found[1]),
@@ -74,11 +130,25 @@ class Calibration(BaseModel):
         )
 
 
+def _posterior_mean(rows: NDArray, measured_ms: NDArray, noise: float, expected: NDArray, spread: NDArray) -> NDArray:
+    """Return the factors of the columns of ``rows``, by relative error ``noise`` and their prior."""
+    weights = 1 / (noise * measured_ms)
+    design = rows * weights[:, None] * spread
+    residual = (measured_ms - rows @ expected) * weights
+    return np.asarray(
+        expected + spread * np.linalg.solve(design.T @ design + np.eye(len(expected)), design.T @ residual)
+    )
+
+
 # One inference of a network is measured to about one percent.
 _NOISE = 0.012
 # Slope, offset, overhead per block, share of a border at a switch of layouts: expected, and give or take.
 _EXPECTED = np.array([1.0, 0.0, 0.0, 0.4])
 _SPREAD = np.array([0.15, 1.0, 0.2, 0.3])
+# Where blocks are predicted, no calibration is as exact as a measurement.
+_VARIED_NOISE = 0.15
+# An operator's slope, overhead per block, and cost of being there at all, give or take.
+_OPERATOR_SPREAD = np.array([0.2, 0.2, 0.4])
 
 
 def cross_predicted(features: Sequence[Features], measured_ms: Sequence[float]) -> NDArray:

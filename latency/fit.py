@@ -221,7 +221,7 @@ class _Networks:
 
 def _facts(block: Block) -> tuple[float, float, float]:
     """Return MACs, float32 bytes moved (input, output, weights) and one."""
-    return block.macs, 4 * (math.prod(block.in_shape) + math.prod(block.out_shape) + block.params), 1
+    return block.macs, 4 * (block.moved + block.params), 1
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """ONNX files to be measured: blocks alone, whole networks, and the probes that a table needs."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from torch import nn
 
 from latency.device import Device
 from latency.emit import disagreement, to_onnx
-from latency.quantize import quantize
+from latency.quantize import NotQuantizable, quantize
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Network, Shape
 from search_spaces.operators import ConvNormReLU
@@ -22,6 +23,8 @@ from search_spaces.space import SearchSpace, sample_spread
 TOLERANCE = 1e-4
 PROBED_SHAPES = 3
 PROBE_DEPTHS = (1, 3)
+# Where there is no end of blocks: random networks whose blocks are measured, and how many of each operator.
+DRAWN, PER_OPERATOR = 300, 40
 _PLAIN_OPERATORS = {"MatMul", "LayerNormalization", "InstanceNormalization"}
 # Devices on different machines are measured side by side; torch has one random state for all threads.
 _RANDOM = threading.Lock()
@@ -68,13 +71,26 @@ def device_model(module: nn.Module, shape: Shape, device: Device, what: str) -> 
     return _in_precision(_emitted(module, shape, device, what), shape, device)
 
 
+def _block_in_precision(model: bytes, block: Block, device: Device) -> bytes:
+    try:
+        return _in_precision(model, block.in_shape, device)
+    except NotQuantizable as error:
+        raise NotQuantizable(
+            f"{device.name} cannot run every block in {device.precision}: {block.key}: {error}"
+        ) from None
+
+
 def block_models(blocks: Iterable[Block], device: Device) -> dict[str, BlockModel]:
-    """Return the ONNX file of each block by its key; blocks that run nothing have none."""
+    """Return the ONNX file of each block by its key; blocks that run nothing have none.
+
+    Raises:
+        NotQuantizable: the device computes in int8, which a block has no form for; it is named.
+    """
     models = {}
     for block in blocks:
         if not block.free and block.key not in models:
             model = _emitted(block.build(), block.in_shape, device, block.key)
-            models[block.key] = BlockModel(_in_precision(model, block.in_shape, device), *plain_ends(model))
+            models[block.key] = BlockModel(_block_in_precision(model, block, device), *plain_ends(model))
     return models
 
 
@@ -89,7 +105,12 @@ def session_model(device: Device) -> bytes:
 
 
 def probed_shapes(space: SearchSpace) -> list[Shape]:
-    """Return the largest shapes (C, H, W) between blocks: there a border costs most."""
+    """Return the largest shapes (C, H, W) between blocks: there a border costs most.
+
+    None where there is no end of blocks: few of their kernels work on blocks of channels.
+    """
+    if space.endless:
+        return []
     shapes = {b.in_shape for b in space.distinct_blocks() if not b.free and b.in_shape != space.input_shape}
     return sorted(shapes, key=lambda shape: (-np.prod(shape), shape))[:PROBED_SHAPES]
 
@@ -124,6 +145,35 @@ def plain_ends(model: bytes) -> tuple[bool, bool]:
             groups = next((a.i for a in node.attribute if a.name == "group"), 1)
             plain.append(1 < groups < sizes[node.input[1]][0])
     return (plain[0], plain[-1]) if plain else (False, False)
+
+
+def measured_blocks(space: SearchSpace, networks: Sequence[Architecture], seed: int) -> list[Block]:
+    """Return the blocks that a table of ``space`` measures, each once: all of them, with those of ``networks``.
+
+    Where there is no end of them: those of known networks, and of each operator ``PER_OPERATOR`` of random networks,
+    spread evenly over log size. Those of ``networks`` alone are not among them, so that predictions for these tell
+    how well others are predicted.
+    """
+    if not space.endless:
+        return [*space.distinct_blocks(), *(block for network in networks for block in space.blocks(network))]
+    others = spread_networks(space, DRAWN, seed + 2)  # a check of the table draws with seed + 1
+    by_operator: dict[str, dict[str, Block]] = defaultdict(dict)
+    for block in (block for network in others for block in space.blocks(network) if not block.free):
+        by_operator[type(block).__name__][block.key] = block
+    chosen = [block for found in by_operator.values() for block in _spread(list(found.values()))]
+    return list({block.key: block for block in (*space.distinct_blocks(), *chosen)}.values())
+
+
+def _spread(blocks: list[Block]) -> list[Block]:
+    """Return ``PER_OPERATOR`` of the blocks, or all if they are fewer: those nearest to even steps of log size."""
+    if len(blocks) <= PER_OPERATOR:
+        return blocks
+    logs = np.log([block.moved + block.params for block in blocks])
+    chosen: list[int] = []
+    for aim in np.linspace(logs.min(), logs.max(), PER_OPERATOR):
+        nearest = np.argsort(np.abs(logs - aim), kind="stable")
+        chosen.append(next(int(i) for i in nearest if i not in chosen))
+    return [blocks[i] for i in chosen]
 
 
 def spread_networks(space: SearchSpace, count: int, seed: int) -> list[Architecture]:

@@ -1,18 +1,21 @@
 """The latency table: measured blocks, calibrated to whole networks, with its own error beside it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy import stats
 
-from latency.calibrate import Calibration, Features
+from latency.calibrate import Calibration, Features, Share
 from latency.device import Device
 from latency.files import kind_of, read_sealed, write_sealed
 from latency.host import fingerprint
+from latency.unmeasured import Facts, Unmeasured
 from search_spaces.block import Block
 from search_spaces.errors import InputError
 from search_spaces.grid import Grid
@@ -22,6 +25,8 @@ SCHEMA_VERSION = 3
 # Beyond this error on networks that it has not seen, a table misleads more than it helps.
 WORST_MAPE_PERCENT = 15.0
 WORST_SPEARMAN = 0.80
+# Where blocks are predicted: latencies of such a space span orders of magnitude.
+WORST_PREDICTED_MAPE_PERCENT = 30.0
 _MIB = 2**20
 
 
@@ -34,6 +39,7 @@ class BlockLatency(_Model):
 
     ``plain_start`` and ``plain_end`` tell that its first and last kernels work on plain NCHW, not on channel blocks.
     ``scale`` brings these numbers to the speed at which the table's networks were measured: 1 if that was together.
+    ``facts`` are there in tables from which other blocks are predicted.
     """
 
     cold_ms: float
@@ -43,6 +49,7 @@ class BlockLatency(_Model):
     plain_start: bool
     plain_end: bool
     scale: float = 1.0
+    facts: Facts | None = None
 
 
 class NetworkLatency(_Model):
@@ -103,6 +110,27 @@ class Quality(_Model):
         return self.mape_percent <= WORST_MAPE_PERCENT and self.spearman >= WORST_SPEARMAN
 
 
+class Prediction(_Model):
+    """How blocks that were not measured are predicted: their share in the table's networks, and the error.
+
+    ``blocks`` measured ones were each predicted from others, with a session's latency, as they were measured.
+    """
+
+    predicted_percent: float
+    blocks: int
+    mape_percent: float
+    spearman: float
+    kendall: float
+
+    def lines(self) -> dict[str, str]:
+        """Return the figures as label and text."""
+        return {
+            "blocks that are predicted": f"{self.predicted_percent:.0f} %",
+            "error on left-out blocks": f"{self.mape_percent:.1f} % of {self.blocks}",
+            "Spearman / Kendall on them": f"{self.spearman:.2f} / {self.kendall:.2f}",
+        }
+
+
 class Session(_Model):
     """How steady the measuring was.
 
@@ -153,9 +181,20 @@ class LatencyTable(_Model):
     networks: tuple[NetworkLatency, ...]
     quality: Quality
     session: Session
+    prediction: Prediction | None = None
+
+    def lines(self) -> dict[str, str]:
+        """Return how good the table is, as label and text."""
+        predicted = self.prediction.lines() if self.prediction else {}
+        return {**self.quality.lines(), **predicted, **self.session.lines()}
+
+    def holds(self, quality: Quality) -> bool:
+        """Tell whether a search may trust predictions of this table that are of such ``quality``."""
+        worst = WORST_PREDICTED_MAPE_PERCENT if self.prediction else WORST_MAPE_PERCENT
+        return quality.mape_percent <= worst and quality.spearman >= WORST_SPEARMAN
 
     def missing(self, blocks: Iterable[Block]) -> list[Block]:
-        """Return the blocks that the table lacks, each once."""
+        """Return the blocks that the table has not measured, each once."""
         return list({b.key: b for b in blocks if not b.free and b.key not in self.blocks}.values())
 
     def extends(self, other: "LatencyTable") -> bool:
@@ -167,9 +206,11 @@ class LatencyTable(_Model):
         """Return what the latency of the network of ``blocks`` is made of.
 
         Raises:
-            InputError: the table lacks blocks; they are named.
+            InputError: the table lacks blocks, and predicts none; they are named.
         """
         body = [block for block in blocks if not block.free]
+        if self._unmeasured:
+            return self._features_by_operator(body)
         if missing := self.missing(body):
             names = ", ".join(block.key for block in missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise InputError(f"the latency table of {self.device} lacks {len(missing)} blocks: {names}")
@@ -181,9 +222,44 @@ class LatencyTable(_Model):
         )
         return Features(core_ms=sum(map(self._core_ms, body)), blocks=len(body), switch_ms=switches)
 
+    def _features_by_operator(self, body: Sequence[Block]) -> Features:
+        core_ms: dict[str, list[float]] = {}
+        for block in body:
+            core_ms.setdefault(type(block).__name__, []).append(self._core_ms(block))
+        shares = {name: Share(sum(ms), len(ms)) for name, ms in core_ms.items()}
+        return Features(
+            core_ms=sum(share.core_ms for share in shares.values()), blocks=len(body), switch_ms=0.0, operators=shares
+        )
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with the values of ``update``; what follows from its rows is derived anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in ("rows", "_unmeasured", "_predicted_ms"):
+            copied.__dict__.pop(name, None)
+        return copied
+
+    @cached_property
+    def rows(self) -> list[tuple[Facts, float]]:
+        """What blocks are predicted from, where the table does so: facts, and the latency with a session (ms)."""
+        return [(entry.facts, entry.scale * entry.cold_ms) for entry in self.blocks.values() if entry.facts]
+
+    @cached_property
+    def _unmeasured(self) -> Unmeasured | None:
+        return Unmeasured(self.rows, self.scale * self.session_ms) if self.rows else None
+
+    @cached_property
+    def _predicted_ms(self) -> dict[str, float]:
+        """What was predicted so far (ms), by the block's key."""
+        return {}
+
     def _core_ms(self, block: Block) -> float:
-        """Return what a block takes (ms) without its session and its borders."""
-        entry = self.blocks[block.key]
+        """Return what a block takes (ms) without its session and its borders: measured, or else predicted."""
+        entry = self.blocks.get(block.key)
+        if entry is None:
+            assert self._unmeasured
+            if block.key not in self._predicted_ms:
+                self._predicted_ms[block.key] = self._unmeasured.predict_ms(Facts.of(block))
+            return self._predicted_ms[block.key]
         borders_ms = (self._border_ms(block.in_shape) + self._border_ms(block.out_shape)) / 2
         return entry.scale * entry.cold_ms - self.scale * self.session_ms - borders_ms
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from latency.device import Device
+from latency.models import measured_blocks
 from nas.config import SearchConfig
 from nas.delivery import measured
 from nas.delivery.export import export, file_metadata
@@ -43,7 +44,7 @@ TABLE_S, FRONT_S = 0.2, 0.5
 
 def predicted_table_s(space: SearchSpace, devices: int) -> float:
     """Return about how long measuring the blocks of a space takes on each of ``devices``, in s."""
-    return devices * TABLE_S * len(space.distinct_blocks())
+    return devices * TABLE_S * len(measured_blocks(space, (), 0))
 
 
 def measure_costs(config: SearchConfig, task: Task, targets: Sequence[Target], devices: Sequence[Device]) -> Costs:

@@ -61,7 +61,7 @@ def make_targets(
     tables = on_each(devices, bar, lambda device, told: _table(config, folder, space, device, told))
     targets = []
     for table in tables:
-        folder.record["report"][_title(table.device)] = {**table.quality.lines(), **table.session.lines()}
+        folder.record["report"][_title(table.device)] = table.lines()
         host = "" if not table.session.noisy else " (measured on a noisy host)"
         console.say(f"latency table of {table.device}: {table.quality.text()}{host}")
         require_good(table, config)
@@ -73,7 +73,8 @@ def make_targets(
 
 def require_good(table: LatencyTable | FittedTable, config: SearchConfig) -> None:
     """Raise ``InputError`` if a table is too far off for a search, unless --accept-table takes it."""
-    if not table.quality.good and not config.accept_table:
+    good = table.holds(table.quality) if isinstance(table, LatencyTable) else table.quality.good
+    if not good and not config.accept_table:
         raise InputError(
             f"the latency table of {table.device} is too far off for a search ({table.quality.text()}); measure "
             "again on a quieter machine, or search all the same with --accept-table"

@@ -97,7 +97,6 @@ class _Run:
             if reused is not None:
                 reused.require_same(f"--data {self.config.data}", data.digest)
             space = make_space(self.config.space, data.input_shape, len(data.classes))
-            _require_table(space)
             if self.config.sampler == "dnas":
                 require_layers(space)
             if self.config.oracle == "blockwise":
@@ -276,14 +275,6 @@ class _Run:
         )  # fmt: skip
         front.save(self.folder.path)
         return front
-
-
-def _require_table(space: SearchSpace) -> None:
-    if not space.positions():
-        raise InputError(
-            f"--space {space.name} cannot be searched yet: a table has the latency of every block, of which it has no "
-            "end; its networks can be shown, exported and measured one by one"
-        )
 
 
 def _rating_work(task: Task, config: SearchConfig) -> Work:

@@ -1,5 +1,6 @@
 """The block: the unit that is counted, measured, trained and shared."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -49,6 +50,11 @@ class Block(ABC):
     @abstractmethod
     def params(self) -> int:
         """Number of convolution and linear weights."""
+
+    @property
+    def moved(self) -> int:
+        """Number of elements read and written at batch 1, weights left out."""
+        return math.prod(self.in_shape) + math.prod(self.out_shape)
 
     @cached_property
     def counts(self) -> tuple[int, int]:

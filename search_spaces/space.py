@@ -35,6 +35,8 @@ class SearchSpace(ABC):
     name: str
     searchable: int
     """Number of decisions of a network, or the most where they depend on each other."""
+    endless = False
+    """Whether there is no end of blocks, so that no table can hold them all; networks have no positions then."""
 
     def __init__(self, input_shape: Shape, classes: int, macro: str | None = None) -> None:
         self.input_shape = input_shape

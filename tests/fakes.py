@@ -12,7 +12,7 @@ from latency.calibrate import Calibration, Features
 from latency.device import Device
 from latency.host import fingerprint
 from latency.measure import Progress, Protocol, Samples
-from latency.models import spread_networks
+from latency.models import measured_blocks, spread_networks
 from latency.runner import QUANTITIES
 from latency.table import BlockLatency, LatencyTable, NetworkLatency, Quality, Session
 from nas.search.distribution import decisions_of, uniform
@@ -63,16 +63,16 @@ class MadeUpDevice:
     """Takes the place of ``latency.build.measure``: what a table assumes of a device holds exactly on this one.
 
     Blocks cost by MACs and parameters, borders by their size, whole networks as ``calibration`` says, and everything
-    ``factor`` times that. ``asked`` are the names of what it was asked to measure, one list per call; ``called`` are
-    the architectures of models that have a name of their own.
+    ``factor`` times that. ``blocks`` are those it knows by their key, ``asked`` the names of what it was asked to
+    measure, one list per call; ``called`` are the architectures of models that have a name of their own.
     """
 
     SESSION_MS = 0.05
-    BORDER_MS_PER_MIB = 2.0
+    BORDER_MS_PER_MIB: float = 2.0
 
     def __init__(self, space: SearchSpace, calibration: Calibration | None = None) -> None:
         self._space = space
-        self._blocks = {block.key: block for block in space.distinct_blocks()}
+        self.blocks = {block.key: block for block in measured_blocks(space, (), 0)}
         self.calibration = calibration or Calibration(slope=1, offset_ms=0, block_ms=0, switch_share=0.4)
         self.factor = 1.0
         self.asked: list[list[str]] = []
@@ -102,8 +102,8 @@ class MadeUpDevice:
             convolutions = int(depth) * 1e-7 * channels**2 * height * width
             border = self.border_ms((channels, height, width), batch)
             return self.factor * (self.SESSION_MS + border + convolutions)
-        if name in self._blocks:
-            block = self._blocks[name]
+        if name in self.blocks:
+            block = self.blocks[name]
             borders = (self.border_ms(block.in_shape, batch) + self.border_ms(block.out_shape, batch)) / 2
             return self.factor * (self.SESSION_MS + borders + self.core_ms(block))
         return self.network_ms(self.called.get(name) or self._space.parse(name))

@@ -13,6 +13,7 @@ from latency.device import Device as MeasuredDevice
 from latency.fit import as_written, fit_timings, read_timings
 from latency.host import fingerprint
 from latency.measure import Protocol
+from latency.models import measured_blocks
 from latency.table import LatencyTable
 from nas.cli.app import AnyDevice, Classes, Config, Json, OneDevice, Seed, Shape, Space, app, parse_shape
 from nas.cli.console import Terminal, console
@@ -50,7 +51,11 @@ def build(
     seed: Seed = 0,
     config: Config = None,
 ) -> None:
-    """Measure every block of a space on a device; an interrupted build goes on where it was."""
+    """Measure every block of a space on a device; an interrupted build goes on where it was.
+
+    Where a space has no end of blocks, a sample is measured and others are predicted; again with another --seed, a
+    further sample is measured into the same table.
+    """
     target = MeasuredDevice.parse(device)
     chosen = make_space(space, parse_shape(input) if input else None, classes)
     if out.exists():
@@ -66,18 +71,22 @@ def build(
 def _extend(path: Path, space: SearchSpace, device: MeasuredDevice, seed: int) -> None:
     found = LatencyTable.load(path)
     found.require(device, space.name, space.input_shape, space.classes)
-    lacking = found.missing(space.distinct_blocks())
+    lacking = found.missing(measured_blocks(space, (), seed))
     if not lacking:
-        raise InputError(f"{path} holds every block already; `nas table check {path}` tells whether it still holds")
+        more = "; another --seed measures more of them" if space.endless else ""
+        raise InputError(
+            f"{path} holds every block already; `nas table check {path}` tells whether it still holds{more}"
+        )
     with Terminal().progress(f"measuring {len(lacking)} blocks on {device.name}") as progress:
-        extend_table(found, space, device, path, lacking, Protocol(seed=seed), progress)
+        extended = extend_table(found, space, device, path, lacking, Protocol(seed=seed), progress)
     console.print(f"{len(lacking)} blocks added to {path}", markup=False)
+    if space.endless:
+        _show(extended)
 
 
 def _show(found: LatencyTable) -> None:
     console.print(f"latency table: {found.quality.text()}", markup=False)
-    rows = [[label, value] for label, value in {**found.quality.lines(), **found.session.lines()}.items()]
-    Terminal().table("", ["", ""], rows)
+    Terminal().table("", ["", ""], [[label, value] for label, value in found.lines().items()])
 
 
 def _opened(path: Path) -> tuple[LatencyTable, SearchSpace, MeasuredDevice]:
@@ -130,7 +139,7 @@ def check(
     console.print(f"when built: {found.quality.text()}", markup=False)
     console.print(f"now, drift taken out: {quality.text()}", markup=False)
     console.print(f"drift: measured / predicted is {drift:.3f}", markup=False)
-    if not quality.good:
+    if not found.holds(quality):
         console.print("the table no longer holds: build it anew", markup=False)
     elif abs(drift - 1) > LARGEST_DRIFT:
         console.print(f"the device has drifted: `nas table recalibrate {file}` measures a few networks", markup=False)

@@ -59,6 +59,11 @@ class Join(Weightless):
     others: tuple[Shape, ...]
 
     @property
+    def moved(self) -> int:
+        """Number of elements read and written at batch 1."""
+        return super().moved + sum(map(math.prod, self.others))
+
+    @property
     def _others(self) -> str:
         return "_".join("x".join(map(str, shape)) for shape in self.others)
 

@@ -46,6 +46,7 @@ class EinSpace(SearchSpace):
     """
 
     name = "einspace"
+    endless = True
     searchable = 3 * limits_for((3, 64, 64), 10).modules  # a module and what stands beside it are three at most
 
     def __init__(

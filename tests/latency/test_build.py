@@ -10,7 +10,7 @@ import torch
 from fakes import MadeUpDevice
 from toy_space import ToySpace
 
-from latency import build
+from latency import build, models
 from latency import measure as measuring
 from latency.build import (
     ANCHORS,
@@ -29,12 +29,13 @@ from latency.host import fingerprint
 from latency.measure import Measured, Protocol
 from latency.models import probe_name, probed_shapes
 from latency.table import LatencyTable
+from search_spaces.architecture import Architecture
 from search_spaces.einspace.derive import Limits
 from search_spaces.einspace.space import EinSpace
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.nb201 import NB201Space
-from search_spaces.space import sample
+from search_spaces.space import SearchSpace, sample
 
 CPU = Device()
 TOY = ToySpace((1, 8, 8))
@@ -128,17 +129,96 @@ def test_missing_blocks_are_measured_and_the_others_stay(built: Built, tmp_path:
     assert LatencyTable.load(path) == whole and [found.name for found in tmp_path.iterdir()] == ["cpu.json"]
 
 
-def test_spaces_without_end_of_blocks_are_extended_by_what_is_asked(tmp_path: Path) -> None:
+def small(patch: pytest.MonkeyPatch) -> EinSpace:
+    """Return a space with no end of blocks, of which few are measured."""
+    patch.setattr(build, "VARIED_NETWORKS", 20)
+    patch.setattr(models, "DRAWN", 30)
+    patch.setattr(models, "PER_OPERATOR", 9)
     limits = Limits(macs=200_000, params=20_000, elements=10_000, functions=4, depth=2)
-    space, path = EinSpace((1, 8, 8), 3, limits=limits), tmp_path / "cpu.json"
-    table = build_table(space, CPU, path, PROTOCOL)
-    assert table.quality.networks == 16 and not space.distinct_blocks()
+    return EinSpace((1, 8, 8), 3, limits=limits)
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> EinSpace:
+    return small(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> tuple[MadeUpDevice, LatencyTable, Path]:
+    """A device whose blocks pay for no borders, and the table of that space on it."""
+    path = tmp_path_factory.mktemp("endless") / "cpu.json"
+    with pytest.MonkeyPatch.context() as patch:
+        space = small(patch)
+        device = MadeUpDevice(space)
+        device.BORDER_MS_PER_MIB = 0.0
+        patch.setattr(build, "measure", device)
+        return device, build_table(space, CPU, path, PROTOCOL), path
+
+
+def lacking(space: SearchSpace, table: LatencyTable) -> Architecture:
+    """Return a network with blocks that the table has not measured."""
     rng = np.random.default_rng(1)
-    other = next(a for a in iter(lambda: sample(space, rng), None) if table.missing(space.blocks(a)))
-    with pytest.raises(InputError, match="lacks"):
-        table.predict_ms(space.blocks(other))
-    whole = extend_table(table, space, CPU, path, space.blocks(other), PROTOCOL)
-    assert whole.extends(table) and whole.predict_ms(space.blocks(other)) > 0
+    return next(a for a in iter(lambda: sample(space, rng), None) if table.missing(space.blocks(a)))
+
+
+def test_spaces_without_end_of_blocks_are_measured_on_demand(few: EinSpace, tmp_path: Path) -> None:
+    path = tmp_path / "cpu.json"
+    table = build_table(few, CPU, path, PROTOCOL)
+    assert table.quality.networks == 20 and not few.distinct_blocks()
+    other = few.blocks(lacking(few, table))
+    assert table.predict_ms(other) > 0
+    whole = extend_table(table, few, CPU, path, other, PROTOCOL)
+    assert not whole.missing(other) and set(whole.blocks) > set(table.blocks) and whole.predict_ms(other) > 0
+    assert LatencyTable.load(path) == whole
+
+
+def test_blocks_of_an_endless_space_are_predicted_where_not_measured(
+    few: EinSpace, made_up: tuple[MadeUpDevice, LatencyTable, Path]
+) -> None:
+    device, table, _ = made_up
+    asked = device.asked[0]
+    assert not any(name.startswith("probe") for name in asked)
+    # What is predicted for the networks that calibrate it is not measured for them.
+    used = {b.key for row in table.networks for b in few.blocks(few.parse(row.architecture)) if not b.free}
+    assert used - set(table.blocks) and set(table.blocks) == {name for name in asked if name in device.blocks}
+    assert table.prediction and table.prediction.blocks == len(table.blocks) == len(table.rows)
+    assert 0 < table.prediction.predicted_percent < 100
+    assert table.prediction.mape_percent < 5 and table.quality.mape_percent < 5 and table.quality.spearman > 0.9
+    assert "blocks that are predicted" in table.lines()
+    other = lacking(few, table)
+    assert table.predict_ms(few.blocks(other)) == pytest.approx(device.network_ms(other), rel=0.1)
+
+
+def test_predictions_are_the_same_when_a_table_is_read_again(
+    few: EinSpace, made_up: tuple[MadeUpDevice, LatencyTable, Path]
+) -> None:
+    _, table, path = made_up
+    blocks = few.blocks(lacking(few, table))
+    first = table.predict_ms(blocks)
+    assert LatencyTable.load(path).predict_ms(blocks) == first == table.predict_ms(blocks)
+    # Nothing of what a table predicted is left in a copy with other rows.
+    slower = {key: entry.model_copy(update={"cold_ms": 2 * entry.cold_ms}) for key, entry in table.blocks.items()}
+    assert table.model_copy(update={"blocks": slower}).predict_ms(blocks) > first
+
+
+def test_drift_of_an_endless_space_is_told_by_the_networks_of_its_table(
+    few: EinSpace, made_up: tuple[MadeUpDevice, LatencyTable, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    device, table, _ = made_up
+    monkeypatch.setattr(build, "measure", device)
+    monkeypatch.setattr(device, "factor", 1.2)
+    quality, change = check_table(table, few, CPU, PROTOCOL)
+    assert change == pytest.approx(1.2) and quality.networks == FRESH_NETWORKS and quality.mape_percent < 10
+    assert set(device.asked[-1]) > {row.architecture for row in table.networks[:ANCHORS]}
+    renewed = recalibrate_table(table, few, CPU, tmp_path / "cpu.json", PROTOCOL)
+    other = few.blocks(lacking(few, table))
+    assert renewed.predict_ms(other) == pytest.approx(1.2 * table.predict_ms(other), rel=1e-6)
+
+
+def test_int8_is_refused_where_a_block_has_no_such_form(few: EinSpace, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cpu:int8 cannot run every block in int8: \S+: no operator .* int8 form"):
+        build_table(few, Device.parse("cpu:int8"), tmp_path / "cpu.json", PROTOCOL)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_check_measures_a_small_space_again(built: Built) -> None:

@@ -5,7 +5,16 @@ import pytest
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from latency.calibrate import _EXPECTED, _NOISE, _SPREAD, Calibration, Features, cross_predicted
+from latency.calibrate import (
+    _EXPECTED,
+    _NOISE,
+    _SPREAD,
+    Calibration,
+    Features,
+    OperatorTerm,
+    Share,
+    cross_predicted,
+)
 
 TRUE = Calibration(slope=0.9, offset_ms=0.25, block_ms=0.012, switch_share=0.55)
 
@@ -26,7 +35,7 @@ def measured(features: list[Features], noise: float, seed: int = 1) -> list[floa
 
 
 def numbers(calibration: Calibration) -> list[float]:
-    return list(calibration.model_dump().values())
+    return [calibration.slope, calibration.offset_ms, calibration.block_ms, calibration.switch_share]
 
 
 def test_prediction_by_hand() -> None:
@@ -122,3 +131,69 @@ def test_cross_predicted_leaves_each_out() -> None:
     # What one took to run changes what is predicted for all but itself.
     changed = cross_predicted(features, [2 * ms[0], *ms[1:]])
     assert changed[0] == found[0] and (changed[1:] != found[1:]).all()
+
+
+def varied(count: int, seed: int = 0) -> list[Features]:
+    """Return networks of three operators whose latencies span two orders of magnitude."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(count):
+        scale = 10 ** rng.uniform(-2, 0)
+        shares = {
+            name: Share(float(rng.uniform(0.5, 2) * scale), int(rng.integers(1, 12)))
+            for name in ("Add", "Linear", "Part")
+            if rng.random() < 0.7
+        } or {"Add": Share(scale, 1)}
+        found.append(
+            Features(
+                core_ms=sum(share.core_ms for share in shares.values()), blocks=sum(s.blocks for s in shares.values()),
+                switch_ms=0.0, operators=shares,
+            )
+        )  # fmt: skip
+    return found
+
+
+TERMS = {
+    "Add": OperatorTerm(slope=-0.2, block_ms=0.0, first_ms=0.005),
+    "Linear": OperatorTerm(slope=0.15, block_ms=0.0, first_ms=0.0),
+    "Part": OperatorTerm(slope=0.0, block_ms=-0.003, first_ms=0.002),
+}
+
+
+def test_terms_of_operators_by_hand() -> None:
+    calibration = Calibration(
+        slope=1, offset_ms=0.5, block_ms=0, switch_share=0, least_ms=0.6,
+        operators={"Add": OperatorTerm(slope=0.5, block_ms=0.25, first_ms=0.125)},
+    )  # fmt: skip
+    shares = {"Add": Share(2.0, 3), "Unknown": Share(1.0, 1)}
+    found = calibration.predict_ms(Features(core_ms=3.0, blocks=4, switch_ms=0.0, operators=shares))
+    assert found == 0.5 + 3.0 + (0.5 * 2 + 0.25 * 3 + 0.125)
+    # No network is said to be faster than that.
+    assert calibration.predict_ms(Features(core_ms=0.01, blocks=1, switch_ms=0.0)) == 0.6
+
+
+def test_operators_are_told_apart_where_networks_vary() -> None:
+    true = Calibration(slope=1, offset_ms=0.04, block_ms=0, switch_share=0, operators=TERMS)
+    features = varied(96)
+    rng = np.random.default_rng(1)
+    ms = [true.predict_ms(f) * float(rng.lognormal(0, 0.03)) for f in features]
+    together = [f.model_copy(update={"operators": {}}) for f in features]
+    apart_error, together_error = (
+        float(np.mean(np.abs(cross_predicted(f, ms) / np.array(ms) - 1))) for f in (features, together)
+    )
+    assert apart_error < 0.06 and apart_error < 0.7 * together_error
+    assert Calibration.fit(features, ms).least_ms == min(ms) / 2
+
+
+def test_terms_of_operators_in_any_unit_of_time() -> None:
+    features = varied(40)
+    ms = [f.core_ms + 0.03 for f in features]
+
+    def slower(f: Features) -> Features:
+        shares = {name: Share(1000 * share.core_ms, share.blocks) for name, share in f.operators.items()}
+        return f.model_copy(update={"core_ms": 1000 * f.core_ms, "operators": shares})
+
+    fast = Calibration.fit(features, ms)
+    slow = Calibration.fit([slower(f) for f in features], [1000 * each for each in ms])
+    predictions = [1000 * fast.predict_ms(f) for f in features]
+    assert [slow.predict_ms(slower(f)) for f in features] == pytest.approx(predictions)

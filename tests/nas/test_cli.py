@@ -243,11 +243,6 @@ def test_budget_below_the_fastest(cli: Cli, table: Path, tmp_path: Path) -> None
     assert 0.01 < told < 0.2 and list(tmp_path.iterdir()) == []
 
 
-def test_spaces_without_a_table_are_not_searched(cli: Cli, tmp_path: Path) -> None:
-    err = refused(cli("search", "--data", "digits", "--space", "einspace", "--out", "run"))
-    assert "--space einspace cannot be searched yet" in err and list(tmp_path.iterdir()) == []
-
-
 def test_table_damaged_by_one_byte(cli: Cli, table: Path, tmp_path: Path) -> None:
     content = bytearray(table.read_bytes())
     place = content.index(b'"cold_ms": 0.0') + 14
