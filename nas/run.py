@@ -21,10 +21,10 @@ from nas.reuse import take_finalists, take_over
 from nas.schedule import Schedule
 from nas.search.baselines import family_within
 from nas.search.distribution import Probabilities, load, save, summary
-from nas.search.dnas import learn_at_budget, require_layers
+from nas.search.dnas import learn_at_budget
 from nas.search.executor import Work, all_cores, connect_ray, one_thread
 from nas.search.record import Evaluated
-from nas.search.samplers import LEARNED
+from nas.search.samplers import LEARNED, require_sampler
 from nas.search.stratified import stratified
 from nas.search.study import open_study
 from nas.search.target import TableTarget, metric
@@ -94,8 +94,7 @@ class _Run:
                 reused.require_same(f"--data {self.config.data}", data.digest)
             space = make_space(self.config.space, data.input_shape, len(data.classes))
             _require_table(space)
-            if self.config.sampler == "dnas":
-                require_layers(space)
+            require_sampler(self.config.sampler, space)
             require_paths(self.config.supernet_paths, space)
             if self.schedule:
                 self.schedule.require_time(space, self.devices)

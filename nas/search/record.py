@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import pandas as pd
 from optuna.study import Study
@@ -65,7 +66,7 @@ def evaluated_trials(study: Study, space: SearchSpace) -> list[Evaluated]:
     for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         attrs = trial.user_attrs
         if attrs["evaluated"] and attrs["id"] not in found:
-            architecture = space.parse(attrs["architecture"])
+            architecture = _parsed(space, attrs["architecture"])
             accuracy, *ms = trial.values
             feasible = bool(attrs.get("feasible", True))
             found[attrs["id"]] = Evaluated(trial.number, architecture, origin(trial), accuracy, tuple(ms), feasible)
@@ -84,7 +85,13 @@ def stopped_architectures(study: Study, space: SearchSpace, number: int) -> list
 
 def _unrated(study: Study, space: SearchSpace, number: int, state: TrialState) -> list[Architecture]:
     texts = {trial.user_attrs["id"]: trial.user_attrs["architecture"] for trial in _before(study, number, state)}
-    return [space.parse(text) for text in texts.values()]
+    return [_parsed(space, text) for text in texts.values()]
+
+
+@lru_cache(10_000)
+def _parsed(space: SearchSpace, text: str) -> Architecture:
+    """Return the architecture of a text: every proposal asks for all of them, and a grammar takes milliseconds."""
+    return space.parse(text)
 
 
 def unrated_ids(study: Study, number: int) -> set[str]:

@@ -24,6 +24,8 @@ from search_spaces.space import SearchSpace, sample_spread
 STUDY_NAME = "search"
 # An oracle that fails again and again is broken; the study is left as it is for when it is mended.
 FAILURES_IN_A_ROW = 5
+# Draws that the bins of the first candidates are filled from.
+DRAWS = 1000
 
 
 class SearchFailed(RuntimeError):
@@ -93,7 +95,7 @@ def first_candidates(
 
     family = [(a, "baseline") for a in space.baseline_family() if feasible(a)]
     rng = np.random.default_rng(seed)
-    drawn = [a for a in (sample_spread(space, rng) for _ in range(1000)) if feasible(a)]
+    drawn = [a for a in (sample_spread(space, rng) for _ in range(DRAWS)) if feasible(a)]
     bins = max(1, min(10, trials // 2 - len(family)))
     ordered = sorted({a.id: a for a in drawn}.values(), key=targets[0].predict_ms)
     parts = [part for part in np.array_split(np.arange(len(ordered)), bins) if len(part)]

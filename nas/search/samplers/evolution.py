@@ -7,7 +7,7 @@ from nas.search.pareto import non_dominated
 from nas.search.record import Evaluated, evaluated_trials, unrated_ids
 from nas.search.samplers.proposing import ProposingSampler
 from search_spaces.architecture import Architecture
-from search_spaces.space import crossover, mutate, sample_spread
+from search_spaces.space import sample_spread
 
 # The population of Real et al. Their tournaments were smaller, for one objective; of ten entrants about three are
 # dominated by none, and most of those are far from the population's front.
@@ -44,8 +44,8 @@ class EvolutionSampler(ProposingSampler):
     def _child(self, population: list[Evaluated], device: int, rng: np.random.Generator) -> Architecture:
         child = _winner(population, device, rng)
         if rng.random() < CROSSOVERS:
-            child = crossover(self._space, child, _winner(population, device, rng), rng)
-        return mutate(self._space, child, rng)
+            child = self._space.crossover(child, _winner(population, device, rng), rng)
+        return self._space.mutate(child, rng)
 
 
 def _winner(population: list[Evaluated], device: int, rng: np.random.Generator) -> Architecture:
