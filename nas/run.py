@@ -272,4 +272,4 @@ def _rung_work(task: Task, config: SearchConfig, folder: Path) -> Work:
 
 
 def _scratch_work(task: Task, config: SearchConfig) -> Work:
-    return TrainOracle(task, config.proxy_epochs).rate
+    return TrainOracle(task, config.proxy_epochs, tried=False).rate

@@ -12,7 +12,7 @@ from nas.reuse import Reused, add_ratings, lacking, tell_reused
 from nas.search.distribution import Probabilities
 from nas.search.executor import Work, make_executor
 from nas.search.halving import Halving
-from nas.search.record import Evaluated, evaluated_trials
+from nas.search.record import Evaluated, evaluated_trials, unsound_lines
 from nas.search.samplers import make_sampler
 from nas.search.study import Driver, enqueue, first_candidates, open_study
 from nas.search.target import Target, metric
@@ -64,6 +64,9 @@ def search_study(
         lines = halving.lines()
         folder.record["report"]["successive halving"] = lines
         console.say("successive halving: " + ", ".join(f"{label} {value}" for label, value in lines.items()))
+    if unsound := unsound_lines(study):
+        folder.record["report"]["tried before training"] = unsound
+        console.say("tried before training: " + ", ".join(f"{label} {value}" for label, value in unsound.items()))
     rated = evaluated_trials(study, space)
     if len(rated) >= _PREDICTED_FROM:
         with console.progress("checking the accuracy predictor"):

@@ -35,6 +35,8 @@ class SearchSpace(ABC):
     name: str
     searchable: int
     """Number of decisions of a network, or the most where they depend on each other."""
+    fragile = False
+    """Whether some networks let no image through to the scores: what is to be trained is tried before."""
 
     def __init__(self, input_shape: Shape, classes: int, macro: str | None = None) -> None:
         self.input_shape = input_shape

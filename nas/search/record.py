@@ -1,5 +1,6 @@
 """What a trial of the study records about its candidate, and how it is read back."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,6 +14,8 @@ from search_spaces.space import SearchSpace
 
 REUSED_FROM = "reused_from"
 """The attribute of a trial that an earlier run has rated: the folder of that run."""
+UNSOUND = "unsound"
+"""The attribute of a trial whose network cannot learn: why."""
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,33 @@ def evaluated_trials(study: Study, space: SearchSpace) -> list[Evaluated]:
 
 def pending_architectures(study: Study, space: SearchSpace, number: int) -> list[Architecture]:
     """Return the architectures, each once, that trials before ``number`` are evaluating at this moment."""
-    return _unrated(study, space, number, TrialState.RUNNING)
+    return _architectures(space, _before(study, number, TrialState.RUNNING))
 
 
 def stopped_architectures(study: Study, space: SearchSpace, number: int) -> list[Architecture]:
     """Return the architectures, each once, that trials before ``number`` gave up early."""
-    return _unrated(study, space, number, TrialState.PRUNED)
+    return _architectures(space, _before(study, number, TrialState.PRUNED))
 
 
-def _unrated(study: Study, space: SearchSpace, number: int, state: TrialState) -> list[Architecture]:
-    texts = {trial.user_attrs["id"]: trial.user_attrs["architecture"] for trial in _before(study, number, state)}
+def unsound_architectures(study: Study, space: SearchSpace, number: int) -> list[Architecture]:
+    """Return the architectures, each once, of which trials before ``number`` found that they cannot learn."""
+    found = _before(study, number, TrialState.PRUNED)
+    return _architectures(space, [trial for trial in found if UNSOUND in trial.user_attrs])
+
+
+def unsound_lines(study: Study) -> dict[str, str]:
+    """Return, as label and text, how many candidates cannot learn, and why; nothing where all can."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("feasible")]
+    reasons = {t.user_attrs["id"]: t.user_attrs[UNSOUND] for t in trials if UNSOUND in t.user_attrs}
+    if not reasons:
+        return {}
+    candidates = len({trial.user_attrs["id"] for trial in trials})
+    counts = {reason: f"{number}" for reason, number in Counter(reasons.values()).most_common()}
+    return {"candidates that cannot learn": f"{len(reasons)} of {candidates}", **counts}
+
+
+def _architectures(space: SearchSpace, trials: Sequence[FrozenTrial]) -> list[Architecture]:
+    texts = {trial.user_attrs["id"]: trial.user_attrs["architecture"] for trial in trials}
     return [_parsed(space, text) for text in texts.values()]
 
 

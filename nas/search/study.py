@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nas.search.executor import Executor
 from nas.search.halving import Halving
 from nas.search.journal import TrialJournal
-from nas.search.record import REUSED_FROM, describe, evaluated_trials, latencies
+from nas.search.record import REUSED_FROM, UNSOUND, describe, evaluated_trials, latencies
 from nas.search.target import Target, metric, over_budget
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
@@ -129,7 +129,8 @@ class Driver:
     keeps its rating. Trials that a killed run left unfinished are finished first.
 
     With ``halving`` a candidate is evaluated rung by rung. One that is stopped is told as pruned, without values, so
-    that nothing takes its last accuracy for a rating. If it is proposed again it stays stopped.
+    that nothing takes its last accuracy for a rating. If it is proposed again it stays stopped. So does a candidate
+    whose network cannot learn; the trial records why.
     """
 
     study: Study
@@ -206,6 +207,10 @@ class Driver:
     def _collect(self) -> None:
         outcome = self.executor.next()
         trial, architecture = self._running[int(str(outcome.key))]
+        if outcome.unsound:
+            trial.set_user_attr(UNSOUND, outcome.error)
+            self._settle(trial, architecture, None)
+            return
         if outcome.error is not None:
             self._fail(trial, architecture, outcome.error)
             return
