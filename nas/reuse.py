@@ -36,10 +36,10 @@ TRIALS = 40
 """How many new candidates are considered unless --trials says otherwise; none where each would be trained."""
 
 # A budget belongs to a device, the others to a command.
-_NOT_INHERITED = {"out", "from", "budget_ms", "time", "trials", "table", "accept_table", "workers", "ray"}
+_NOT_INHERITED = {"out", "from", "budget_ms", "time", "trials", "start", "table", "accept_table", "workers", "ray"}
 # No rating depends on these.
 _FINAL = {"final_epochs", "label_smoothing", "mixup", "cutmix", "ema", "distil"}
-_MAY_DIFFER = {"from", "budget_ms", "time", "device", "sampler", "halving", *_FINAL}
+_MAY_DIFFER = {"from", "budget_ms", "time", "device", "sampler", "start", "halving", *_FINAL}
 
 
 def inherit(run: Path, given: Mapping[str, object]) -> SearchConfig:
@@ -202,8 +202,8 @@ def lacking(
 ) -> list[tuple[Architecture, str]]:
     """Return which of a search's first ``candidates`` are needed beside those that are ``known`` already.
 
-    They are the rest of the hand-made family, and random ones faster or slower on ``target`` than all known ones
-    within the budget.
+    They are named networks, the rest of the hand-made family, and random ones faster or slower on ``target`` than all
+    known ones within the budget.
     """
     ids = {rated.architecture.id for rated in known}
     ms = [target.predict_ms(rated.architecture) for rated in known if rated.feasible]
@@ -211,7 +211,7 @@ def lacking(
     return [
         (architecture, origin)
         for architecture, origin in candidates
-        if architecture.id not in ids and (origin == "baseline" or not low <= target.predict_ms(architecture) <= high)
+        if architecture.id not in ids and (origin != "random" or not low <= target.predict_ms(architecture) <= high)
     ]
 
 

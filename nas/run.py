@@ -25,6 +25,7 @@ from nas.search.dnas import learn_at_budget
 from nas.search.executor import Work, all_cores, connect_ray, one_thread
 from nas.search.record import Evaluated
 from nas.search.samplers import LEARNED, require_sampler
+from nas.search.starts import starting_networks
 from nas.search.stratified import stratified
 from nas.search.study import open_study
 from nas.search.target import TableTarget, metric
@@ -95,6 +96,7 @@ class _Run:
             space = make_space(self.config.space, data.input_shape, len(data.classes))
             _require_table(space)
             require_sampler(self.config.sampler, space)
+            starting_networks(space, self.config.start or ())
             require_paths(self.config.supernet_paths, space)
             if self.schedule:
                 self.schedule.require_time(space, self.devices)

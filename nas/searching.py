@@ -14,6 +14,7 @@ from nas.search.executor import Work, make_executor
 from nas.search.halving import Halving
 from nas.search.record import Evaluated, evaluated_trials, unsound_lines
 from nas.search.samplers import make_sampler
+from nas.search.starts import starts_within
 from nas.search.study import Driver, enqueue, first_candidates, open_study
 from nas.search.target import Target, metric
 from predictors.features import feature_matrix
@@ -46,7 +47,7 @@ def search_study(
         shutil.rmtree(folder.rungs, ignore_errors=True)  # of a study that was deleted to search anew
     study = open_study(folder.journal, [metric(target.kind, target.device) for target in targets])
     study.sampler = make_sampler(config.sampler, space, targets, config.seed, learned)
-    first = first_candidates(space, targets, config.trials, config.seed) if config.trials else []
+    first = _first(config, console, space, targets) if config.trials else []
     if config.from_run is not None:
         known = add_ratings(study, space, targets, Reused.load(folder))
         first = lacking(first, known, targets[0])
@@ -72,6 +73,16 @@ def search_study(
         with console.progress("checking the accuracy predictor"):
             _report_predictor(folder, console, space, rated, free([trial.architecture for trial in rated]))
     return [trial for trial in rated if trial.feasible]
+
+
+def _first(
+    config: SearchConfig, console: Console, space: SearchSpace, targets: Sequence[Target]
+) -> list[tuple[Architecture, str]]:
+    """Return what is rated first, with its origin: the networks of ``--start``, then what every search starts with."""
+    starts = starts_within(space, targets, config.start or (), console.say)
+    ids = {architecture.id for architecture, _ in starts}
+    others = first_candidates(space, targets, config.trials, config.seed)
+    return [*starts, *((architecture, origin) for architecture, origin in others if architecture.id not in ids)]
 
 
 def _report_predictor(

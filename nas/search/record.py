@@ -59,7 +59,7 @@ def latencies(trial: Trial | FrozenTrial) -> tuple[float, ...]:
 
 
 def origin(trial: Trial | FrozenTrial) -> str:
-    """Return where a candidate comes from: ``random``, ``baseline`` or ``search``."""
+    """Return where a candidate comes from: ``start``, ``random``, ``baseline`` or ``search``."""
     return str(trial.user_attrs.get("origin", "search"))
 
 

@@ -176,6 +176,11 @@ def test_interrupted_search(cli: Cli, table: Path, monkeypatch: pytest.MonkeyPat
             ["--data", "digits", "--sampler", "dnas", "--budget-ms", "1", "--space", "nb201"],
             "layers that follow one another, which nb201 does not consist of; --sampler fpnas takes any space",
         ),
+        (["--data", "digits", "--start", "fbnet_b"], "--start fbnet_b: fbnet/small-8 has no named networks at 1x8x8"),
+        (
+            ["--data", "digits", "--space", "nb201", "--start", "all_conv3x3,resnett"],
+            "unknown start for nb201 at 1x8x8: 'resnett'; did you mean 'resnet'?",
+        ),
         (["--data", "digits", "--input", "4"], "px"),
         (["--data", "digits", "--input", "round"], "--input"),
         (["--data", "digits", "--table", "nowhere.json"], "nowhere.json"),
