@@ -37,6 +37,8 @@ class SearchSpace(ABC):
     """Number of decisions of a network, or the most where they depend on each other."""
     fragile = False
     """Whether some networks let no image through to the scores: what is to be trained is tried before."""
+    tournament: int | None = None
+    """Entrants of a tournament, won by accuracy alone, in the evolution that was published for the space."""
 
     def __init__(self, input_shape: Shape, classes: int, macro: str | None = None) -> None:
         self.input_shape = input_shape

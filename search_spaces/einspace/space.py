@@ -50,6 +50,7 @@ class EinSpace(SearchSpace):
     name = "einspace"
     searchable = 3 * limits_for((3, 64, 64), 10).modules  # a module and what stands beside it are three at most
     fragile = True
+    tournament = 10  # [Ericsson2024], section 4
 
     def __init__(
         self, input_shape: Shape, classes: int, macro: str | None = None, limits: Limits | None = None
