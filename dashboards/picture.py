@@ -36,6 +36,7 @@ class Style:
 # the baseline family, a large mark always means measured.
 _SMALL_STYLES = {
     "search": Style("#8b98a5", opacity=0.55),
+    "start": Style("#cc79a7", "triangle-up", "^", size=9),
     "random": Style("#56b4e9", "diamond", "D", opacity=0.8),
     "baseline": Style("#e69f00", "square", "s", size=9),
 }

@@ -98,7 +98,7 @@ def left_out_predictions(rows: Sequence[Row], session_ms: float) -> NDArray:
     predicted = np.zeros(len(rows))
     for fold in range(FOLDS):
         others = Unmeasured([row for row, its in zip(rows, folds, strict=True) if its != fold], session_ms)
-        for i in np.flatnonzero(folds == fold):
+        for i in np.flatnonzero(folds == fold).tolist():
             predicted[i] = session_ms + others.predict_ms(rows[i][0])
     return predicted
 
@@ -111,7 +111,6 @@ class _Operator:
         measured = np.array([ms for _, ms in rows])
         self._costs = _roofline(counts, measured, session_ms)
         self._least = _LEAST * session_ms
-        core = np.maximum(measured - session_ms, _LEAST * measured)
         self._sizes = [facts.sizes for facts, _ in rows]
         core = np.maximum(measured - session_ms, _LEAST * measured)
         base = np.maximum(np.array(counts) @ self._costs, self._least)

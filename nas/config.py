@@ -41,7 +41,7 @@ class SearchConfig(BaseModel):
 
     ``oracle`` and ``device`` may name recorded tables (see ``Source``); ``data`` is empty then. ``from_run``, a flag
     and key called ``from``, is an earlier run whose ratings are taken over; ``trials`` are new candidates.
-    With ``time`` a plan decides what is not given (``given``).
+    ``start`` are named networks that are rated first. With ``time`` a plan decides what is not given (``given``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
@@ -58,6 +58,7 @@ class SearchConfig(BaseModel):
     oracle: str = "supernet"
     halving: bool = False
     sampler: SamplerKind = "gp"
+    start: tuple[str, ...] | None = None
     seed: int = Field(0, ge=0)
     finalists: int = Field(6, ge=1)
     family: int = Field(3, ge=0)
@@ -116,6 +117,13 @@ class SearchConfig(BaseModel):
         if not seconds:
             raise PydanticCustomError("no_time", "give a time such as 90s, 30m, 2h or 1h30m")
         return seconds
+
+    @field_validator("start", mode="before")
+    @classmethod
+    def _names(cls, listed: object) -> object:
+        if not isinstance(listed, list | tuple):
+            return listed
+        return tuple(dict.fromkeys(name for each in listed for name in str(each).split(",")))
 
     @field_validator("oracle")
     @classmethod

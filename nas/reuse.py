@@ -36,10 +36,10 @@ TRIALS = 40
 """How many new candidates are considered unless --trials says otherwise; none where each would be trained."""
 
 # A budget belongs to a device, the others to a command.
-_NOT_INHERITED = {"out", "from", "budget_ms", "time", "trials", "table", "accept_table", "workers", "ray"}
+_NOT_INHERITED = {"out", "from", "budget_ms", "time", "trials", "start", "table", "accept_table", "workers", "ray"}
 # No rating depends on these.
 _FINAL = {"final_epochs", "label_smoothing", "mixup", "cutmix", "ema", "distil"}
-_MAY_DIFFER = {"from", "budget_ms", "time", "device", "sampler", "halving", *_FINAL}
+_MAY_DIFFER = {"from", "budget_ms", "time", "device", "sampler", "start", "halving", *_FINAL}
 
 
 def inherit(run: Path, given: Mapping[str, object]) -> SearchConfig:

@@ -22,10 +22,11 @@ from nas.schedule import Schedule
 from nas.search.additive import best_within
 from nas.search.baselines import family_within
 from nas.search.distribution import Probabilities, load, save, summary
-from nas.search.dnas import learn_at_budget, require_layers
+from nas.search.dnas import learn_at_budget
 from nas.search.executor import Work, all_cores, connect_ray, one_thread
 from nas.search.record import Evaluated
-from nas.search.samplers import LEARNED
+from nas.search.samplers import LEARNED, require_sampler
+from nas.search.starts import starting_networks
 from nas.search.stratified import stratified
 from nas.search.study import open_study
 from nas.search.target import TableTarget, metric
@@ -97,8 +98,8 @@ class _Run:
             if reused is not None:
                 reused.require_same(f"--data {self.config.data}", data.digest)
             space = make_space(self.config.space, data.input_shape, len(data.classes))
-            if self.config.sampler == "dnas":
-                require_layers(space)
+            require_sampler(self.config.sampler, space)
+            starting_networks(space, self.config.start or ())
             if self.config.oracle == "blockwise":
                 require_stages(space)
             require_paths(self.config.supernet_paths, space)
@@ -286,4 +287,4 @@ def _rung_work(task: Task, config: SearchConfig, folder: Path) -> Work:
 
 
 def _scratch_work(task: Task, config: SearchConfig) -> Work:
-    return TrainOracle(task, config.proxy_epochs).rate
+    return TrainOracle(task, config.proxy_epochs, tried=False).rate

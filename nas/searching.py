@@ -12,8 +12,9 @@ from nas.reuse import Reused, add_ratings, lacking, tell_reused
 from nas.search.distribution import Probabilities
 from nas.search.executor import Work, make_executor
 from nas.search.halving import Halving
-from nas.search.record import Evaluated, evaluated_trials
+from nas.search.record import Evaluated, evaluated_trials, unsound_lines
 from nas.search.samplers import make_sampler
+from nas.search.starts import starts_within
 from nas.search.study import Driver, enqueue, first_candidates, open_study
 from nas.search.target import Target, metric
 from nas.training.oracle import rating_name
@@ -51,7 +52,7 @@ def search_study(
     rating = rating_name(config.oracle)
     study = open_study(folder.journal, [metric(target.kind, target.device) for target in targets], rating)
     study.sampler = make_sampler(config.sampler, space, targets, config.seed, learned)
-    first = first_candidates(space, targets, config.trials, config.seed, proposed) if config.trials else []
+    first = _first(config, console, space, targets, proposed) if config.trials else []
     if config.from_run is not None:
         known = add_ratings(study, space, targets, Reused.load(folder))
         first = lacking(first, known, targets[0])
@@ -69,11 +70,28 @@ def search_study(
         lines = halving.lines()
         folder.record["report"]["successive halving"] = lines
         console.say("successive halving: " + ", ".join(f"{label} {value}" for label, value in lines.items()))
+    if unsound := unsound_lines(study):
+        folder.record["report"]["tried before training"] = unsound
+        console.say("tried before training: " + ", ".join(f"{label} {value}" for label, value in unsound.items()))
     rated = evaluated_trials(study, space)
     if len(rated) >= _PREDICTED_FROM:
         with console.progress(f"checking the {rating} predictor"):
             _report_predictor(folder, console, space, rating, rated, free([trial.architecture for trial in rated]))
     return [trial for trial in rated if trial.feasible]
+
+
+def _first(
+    config: SearchConfig,
+    console: Console,
+    space: SearchSpace,
+    targets: Sequence[Target],
+    proposed: Sequence[Architecture],
+) -> list[tuple[Architecture, str]]:
+    """Return what is rated first, with its origin: the networks of ``--start``, then what every search starts with."""
+    starts = starts_within(space, targets, config.start or (), console.say)
+    ids = {architecture.id for architecture, _ in starts}
+    others = first_candidates(space, targets, config.trials, config.seed, proposed)
+    return [*starts, *((architecture, origin) for architecture, origin in others if architecture.id not in ids)]
 
 
 def _report_predictor(

@@ -140,6 +140,7 @@ class NB201Space(SearchSpace):
 
     name = "nb201"
     searchable = len(EDGES)
+    fragile = True  # cells may be without any path
 
     def __init__(self, input_shape: Shape, classes: int, macro: str | None = None) -> None:
         super().__init__(input_shape, classes)

@@ -37,6 +37,10 @@ class SearchSpace(ABC):
     """Number of decisions of a network, or the most where they depend on each other."""
     endless = False
     """Whether there is no end of blocks, so that no table can hold them all; networks have no positions then."""
+    fragile = False
+    """Whether some networks let no image through to the scores: what is to be trained is tried before."""
+    tournament: int | None = None
+    """Entrants of a tournament, won by accuracy alone, in the evolution that was published for the space."""
 
     def __init__(self, input_shape: Shape, classes: int, macro: str | None = None) -> None:
         self.input_shape = input_shape
@@ -86,6 +90,34 @@ class SearchSpace(ABC):
     def chances(self, options: Sequence[str]) -> Sequence[float] | None:
         """Return the probability of each of a decision's options, None where they are equally probable."""
         return None
+
+    def mutate(self, parent: Architecture, rng: np.random.Generator) -> Architecture:
+        """Change one decision of ``parent``; decisions that then no longer apply are drawn anew."""
+        recorded = dict(parent.decisions)
+        changed = list(recorded)[int(rng.integers(len(recorded)))]
+
+        def choose(name: str, options: Sequence[str]) -> str:
+            others = [option for option in options if option != recorded.get(name)]
+            if name == changed and others:
+                return pick(self, others, rng)
+            if recorded.get(name) in options:
+                return recorded[name]
+            return pick(self, options, rng)
+
+        return self.decide(choose)
+
+    def crossover(self, mother: Architecture, father: Architecture, rng: np.random.Generator) -> Architecture:
+        """Take each decision from one of two parents (uniform crossover)."""
+        parents = (dict(mother.decisions), dict(father.decisions))
+
+        def choose(name: str, options: Sequence[str]) -> str:
+            first = int(rng.integers(2))
+            for parent in (parents[first], parents[1 - first]):
+                if parent.get(name) in options:
+                    return parent[name]
+            return pick(self, options, rng)
+
+        return self.decide(choose)
 
     @abstractmethod
     def descriptors(self, architecture: Architecture) -> list[float]:
@@ -222,36 +254,6 @@ def sample_spread(space: SearchSpace, rng: np.random.Generator) -> Architecture:
 def replay(space: SearchSpace, decisions: dict[str, str]) -> Architecture:
     """Take the recorded ``decisions`` again."""
     return space.decide(lambda name, _: decisions[name])
-
-
-def mutate(space: SearchSpace, parent: Architecture, rng: np.random.Generator) -> Architecture:
-    """Change one decision of ``parent``; decisions that then no longer apply are drawn anew."""
-    recorded = dict(parent.decisions)
-    changed = list(recorded)[int(rng.integers(len(recorded)))]
-
-    def choose(name: str, options: Sequence[str]) -> str:
-        others = [option for option in options if option != recorded.get(name)]
-        if name == changed and others:
-            return pick(space, others, rng)
-        if recorded.get(name) in options:
-            return recorded[name]
-        return pick(space, options, rng)
-
-    return space.decide(choose)
-
-
-def crossover(space: SearchSpace, mother: Architecture, father: Architecture, rng: np.random.Generator) -> Architecture:
-    """Take each decision from one of two parents (uniform crossover)."""
-    parents = (dict(mother.decisions), dict(father.decisions))
-
-    def choose(name: str, options: Sequence[str]) -> str:
-        first = int(rng.integers(2))
-        for parent in (parents[first], parents[1 - first]):
-            if parent.get(name) in options:
-                return parent[name]
-        return pick(space, options, rng)
-
-    return space.decide(choose)
 
 
 def enumerate_architectures(space: SearchSpace) -> Iterator[Architecture]:

@@ -95,6 +95,10 @@ def search(
         ),
     ] = _DEFAULT["halving"],
     sampler: Annotated[SamplerKind, typer.Option(help="How candidates are proposed.")] = _DEFAULT["sampler"],
+    start: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME,...", help="Named networks of the space to rate first, as in resnet18,wrn16_4."),
+    ] = None,
     seed: Seed = _DEFAULT["seed"],
     finalists: Annotated[int, typer.Option(help="Networks of the search to train to the end.")] = _DEFAULT["finalists"],
     family: Annotated[

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 import typer
 
+from dashboards.tree import tree_svg
+from latency.files import produce
 from latency.fit import FittedTable, load_table
 from latency.table import LatencyTable
 from nas.cli.app import Classes, Config, Json, Seed, Shape, Space, app, parse_shape
@@ -15,6 +17,7 @@ from nas.cli.console import Terminal, console
 from nas.config import SPACES, make_space
 from nas.delivery.export import export as export_onnx
 from search_spaces.architecture import Architecture
+from search_spaces.einspace.space import EinSpace
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 from search_spaces.space import sample as sample_one
@@ -95,6 +98,10 @@ def show(
     input: Shape = None,
     classes: Classes = 1000,
     table: Table = None,
+    svg: Annotated[
+        Path | None,
+        typer.Option("--svg", metavar="FILE", help="Also draw the derivation tree of a network of einspace."),
+    ] = None,
     json: Json = False,
     config: Config = None,
 ) -> None:
@@ -109,6 +116,8 @@ def show(
     facts = _facts(chosen, architecture, found)
     with torch.device("meta"):  # shapes without values
         facts["trainable"] = sum(parameter.numel() for parameter in chosen.build(architecture).parameters())
+    if svg:
+        _write_tree(svg, chosen, architecture, facts)
     if json:
         console.print_json(data=facts, indent=None)
         return
@@ -124,6 +133,16 @@ def show(
     console.print(f"with biases and norms: {facts['trainable']:,} params", markup=False)
     if found:
         console.print(f"predicted ms: {facts['predicted_ms']:.3g} on {found.device}", markup=False)
+
+
+def _write_tree(
+    path: Path, space: SearchSpace, architecture: Architecture, facts: Mapping[str, str | int | float]
+) -> None:
+    if not isinstance(space, EinSpace):
+        raise InputError(f"--svg {path} draws the derivation from a grammar: {space.name} has none, einspace has")
+    title = f"{space.name} {facts['id']}: {facts['macs']:,} MACs, {facts['params']:,} params"
+    picture = tree_svg(space.tree(architecture), title).encode()
+    produce(path, lambda temporary: temporary.write_bytes(picture))
 
 
 def _draw(lines: list[str], facts: Mapping[str, str | int | float]) -> None:

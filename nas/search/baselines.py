@@ -7,7 +7,7 @@ import numpy as np
 
 from nas.search.target import Target, over_budget
 from search_spaces.architecture import Architecture
-from search_spaces.space import SearchSpace, mutate, sample_spread
+from search_spaces.space import SearchSpace, sample_spread
 
 Predict = Callable[[Architecture], float]
 """Returns the latency (ms) of an architecture."""
@@ -95,7 +95,7 @@ def _grown(
 ) -> Architecture:  # fmt: skip
     macs, failed = space.macs(best), 0
     while failed < _PATIENCE:
-        other = mutate(space, best, rng)
+        other = space.mutate(best, rng)
         failed += 1
         if space.macs(other) > macs and within_ms[0] <= predict_ms(other) <= within_ms[1]:
             best, macs, failed = other, space.macs(other), 0

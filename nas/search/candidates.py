@@ -16,7 +16,7 @@ from nas.search.distribution import decisions_of
 from predictors.features import feature_matrix, grid_features
 from search_spaces.architecture import Architecture
 from search_spaces.grid import Grid
-from search_spaces.space import SearchSpace, crossover, enumerate_architectures, mutate, replay, sample_spread
+from search_spaces.space import SearchSpace, enumerate_architectures, replay, sample_spread
 
 # Up to this many architectures are listed whole.
 LISTED = 20_000
@@ -162,8 +162,8 @@ class Drawn:
 
     def _child(self, parents: NDArray, rng: np.random.Generator) -> Architecture:
         first, second = (parents[i] for i in rng.integers(len(parents), size=2))
-        child = crossover(self._space, first, second, rng) if rng.random() < CROSSED else first
-        return mutate(self._space, child, rng)
+        child = self._space.crossover(first, second, rng) if rng.random() < CROSSED else first
+        return self._space.mutate(child, rng)
 
 
 def source_of(
@@ -179,7 +179,8 @@ def source_of(
 
     many = [latency for latency in grid_latencies if latency is not None]
     grid = space.grid()
-    if math.prod(map(len, decisions_of(space).values())) <= LISTED:
+    # Each decision has two options or more.
+    if 2**space.searchable <= LISTED and math.prod(map(len, decisions_of(space).values())) <= LISTED:
         return Listed(space, list(enumerate_architectures(space)), of_each)
     if grid is not None and len(many) == len(latencies):
         return Rows(

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from threadpoolctl import threadpool_limits
 
+from nas.training.soundness import Unsound
 from search_spaces.errors import InputError
 
 Work = Callable[[Any], Any]
@@ -21,11 +22,15 @@ Work = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: a ``value``, or the ``error`` that it raised, as text."""
+    """What became of a job: a ``value``, or the ``error`` that it raised, as text.
+
+    ``unsound`` tells that the error says something about the candidate, which is none of the work's failures.
+    """
 
     key: Hashable
     value: Any = None
     error: str | None = None
+    unsound: bool = False
 
 
 class Executor(Protocol):
@@ -70,6 +75,8 @@ def _attempt(work: Work, key: Hashable, job: Any) -> Outcome:
         return Outcome(key, work(job))
     except (OSError, InputError):
         raise  # a full disk or a table with gaps is no fault of the candidate
+    except Unsound as error:
+        return Outcome(key, error=str(error), unsound=True)
     except Exception as error:
         return Outcome(key, error=f"{type(error).__name__}: {error}")
 

@@ -1,7 +1,9 @@
 """What a trial of the study records about its candidate, and how it is read back."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import pandas as pd
 from optuna.study import Study
@@ -13,6 +15,8 @@ from search_spaces.space import SearchSpace
 
 REUSED_FROM = "reused_from"
 """The attribute of a trial that an earlier run has rated: the folder of that run."""
+UNSOUND = "unsound"
+"""The attribute of a trial whose network cannot learn: why."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,7 @@ def latencies(trial: Trial | FrozenTrial) -> tuple[float, ...]:
 
 
 def origin(trial: Trial | FrozenTrial) -> str:
-    """Return where a candidate comes from: ``random``, ``baseline`` or ``search``."""
+    """Return where a candidate comes from: ``start``, ``random``, ``baseline`` or ``search``."""
     return str(trial.user_attrs.get("origin", "search"))
 
 
@@ -66,7 +70,7 @@ def evaluated_trials(study: Study, space: SearchSpace) -> list[Evaluated]:
     for trial in study.get_trials(deepcopy=False, states=[TrialState.COMPLETE]):
         attrs = trial.user_attrs
         if attrs["evaluated"] and attrs["id"] not in found:
-            architecture = space.parse(attrs["architecture"])
+            architecture = _parsed(space, attrs["architecture"])
             accuracy, *ms = trial.values
             feasible = bool(attrs.get("feasible", True))
             found[attrs["id"]] = Evaluated(trial.number, architecture, origin(trial), accuracy, tuple(ms), feasible)
@@ -75,17 +79,40 @@ def evaluated_trials(study: Study, space: SearchSpace) -> list[Evaluated]:
 
 def pending_architectures(study: Study, space: SearchSpace, number: int) -> list[Architecture]:
     """Return the architectures, each once, that trials before ``number`` are evaluating at this moment."""
-    return _unrated(study, space, number, TrialState.RUNNING)
+    return _architectures(space, _before(study, number, TrialState.RUNNING))
 
 
 def stopped_architectures(study: Study, space: SearchSpace, number: int) -> list[Architecture]:
     """Return the architectures, each once, that trials before ``number`` gave up early."""
-    return _unrated(study, space, number, TrialState.PRUNED)
+    return _architectures(space, _before(study, number, TrialState.PRUNED))
 
 
-def _unrated(study: Study, space: SearchSpace, number: int, state: TrialState) -> list[Architecture]:
-    texts = {trial.user_attrs["id"]: trial.user_attrs["architecture"] for trial in _before(study, number, state)}
-    return [space.parse(text) for text in texts.values()]
+def unsound_architectures(study: Study, space: SearchSpace, number: int) -> list[Architecture]:
+    """Return the architectures, each once, of which trials before ``number`` found that they cannot learn."""
+    found = _before(study, number, TrialState.PRUNED)
+    return _architectures(space, [trial for trial in found if UNSOUND in trial.user_attrs])
+
+
+def unsound_lines(study: Study) -> dict[str, str]:
+    """Return, as label and text, how many candidates cannot learn, and why; nothing where all can."""
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("feasible")]
+    reasons = {t.user_attrs["id"]: t.user_attrs[UNSOUND] for t in trials if UNSOUND in t.user_attrs}
+    if not reasons:
+        return {}
+    candidates = len({trial.user_attrs["id"] for trial in trials})
+    counts = {reason: f"{number}" for reason, number in Counter(reasons.values()).most_common()}
+    return {"candidates that cannot learn": f"{len(reasons)} of {candidates}", **counts}
+
+
+def _architectures(space: SearchSpace, trials: Sequence[FrozenTrial]) -> list[Architecture]:
+    texts = {trial.user_attrs["id"]: trial.user_attrs["architecture"] for trial in trials}
+    return [_parsed(space, text) for text in texts.values()]
+
+
+@lru_cache(10_000)
+def _parsed(space: SearchSpace, text: str) -> Architecture:
+    """Return the architecture of a text: every proposal asks for all of them, and a grammar takes milliseconds."""
+    return space.parse(text)
 
 
 def unrated_ids(study: Study, number: int) -> set[str]:

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nas.search.executor import Executor
 from nas.search.halving import Halving
 from nas.search.journal import TrialJournal
-from nas.search.record import REUSED_FROM, describe, evaluated_trials, latencies
+from nas.search.record import REUSED_FROM, UNSOUND, describe, evaluated_trials, latencies
 from nas.search.target import Target, metric, over_budget
 from nas.training.oracle import ACCURACY
 from search_spaces.architecture import Architecture
@@ -25,6 +25,8 @@ from search_spaces.space import SearchSpace, sample_spread
 STUDY_NAME = "search"
 # An oracle that fails again and again is broken; the study is left as it is for when it is mended.
 FAILURES_IN_A_ROW = 5
+# Draws that the bins of the first candidates are filled from.
+DRAWS = 1000
 
 
 class SearchFailed(RuntimeError):
@@ -94,7 +96,7 @@ def first_candidates(
 
     family = [(a, "baseline") for a in space.baseline_family() if feasible(a)]
     rng = np.random.default_rng(seed)
-    drawn = [a for a in (sample_spread(space, rng) for _ in range(1000)) if feasible(a)]
+    drawn = [a for a in (sample_spread(space, rng) for _ in range(DRAWS)) if feasible(a)]
     bins = max(1, min(10, trials // 2 - len(family)))
     ordered = sorted({a.id: a for a in drawn}.values(), key=targets[0].predict_ms)
     parts = [part for part in np.array_split(np.arange(len(ordered)), bins) if len(part)]
@@ -129,7 +131,8 @@ class Driver:
     keeps its rating. Trials that a killed run left unfinished are finished first.
 
     With ``halving`` a candidate is evaluated rung by rung. One that is stopped is told as pruned, without values, so
-    that nothing takes its last accuracy for a rating. If it is proposed again it stays stopped.
+    that nothing takes its last accuracy for a rating. If it is proposed again it stays stopped. So does a candidate
+    whose network cannot learn; the trial records why.
     """
 
     study: Study
@@ -206,6 +209,10 @@ class Driver:
     def _collect(self) -> None:
         outcome = self.executor.next()
         trial, architecture = self._running[int(str(outcome.key))]
+        if outcome.unsound:
+            trial.set_user_attr(UNSOUND, outcome.error)
+            self._settle(trial, architecture, None)
+            return
         if outcome.error is not None:
             self._fail(trial, architecture, outcome.error)
             return

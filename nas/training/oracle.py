@@ -14,6 +14,7 @@ from torch import nn
 from nas.training.blockwise import Blockwise, agreement
 from nas.training.data import Dataset, Split, load_dataset, parted, to_tensor
 from nas.training.paths import PathKind
+from nas.training.soundness import require_sound
 from nas.training.supernet import Supernet
 from nas.training.train import Progress, Recipe, accuracy, recalibrate, train
 from predictors.stacked import StackedRating
@@ -114,6 +115,10 @@ class Task:
             torch.manual_seed(int.from_bytes(digest[:7], "big"))
             return self.space.build(architecture)
 
+    def require_sound(self, architecture: Architecture) -> None:
+        """Raise ``Unsound`` for an architecture whose fresh network cannot learn."""
+        require_sound(self.fresh(architecture), self.dataset, self.seed)
+
     def naswot(self, architecture: Architecture) -> float:
         """Return the naswot score of an untrained network on the first training images."""
         data = self.dataset
@@ -154,15 +159,25 @@ class BlockwiseOracle:
 
 
 class TrainOracle:
-    """Training from scratch for a few epochs, accuracy on the rating split."""
+    """Training from scratch for a few epochs, accuracy on the rating split.
 
-    def __init__(self, task: Task, epochs: int) -> None:
+    ``tried`` tells to try networks first where the space is fragile.
+    """
+
+    def __init__(self, task: Task, epochs: int, tried: bool = True) -> None:
         self._task = task
         self._recipe = Recipe(epochs)
+        self._tried = tried and task.space.fragile
 
     def rate(self, architecture: Architecture) -> float:
-        """Return the accuracy in [0, 1] after the short training."""
+        """Return the accuracy in [0, 1] after the short training.
+
+        Raises:
+            Unsound: the network cannot learn.
+        """
         data = self._task.dataset
+        if self._tried:
+            self._task.require_sound(architecture)
         network = train(self._task.fresh(architecture), data, self._recipe, self._task.seed)
         return accuracy(network, self._task.rating_split, data)
 
@@ -189,9 +204,15 @@ class RungOracle:
         self._folder = folder
 
     def rate(self, job: RungJob) -> float:
-        """Return the accuracy in [0, 1] after the epochs of ``job``."""
+        """Return the accuracy in [0, 1] after the epochs of ``job``.
+
+        Raises:
+            Unsound: the network cannot learn.
+        """
         (architecture, until), task = job, self._task
         checkpoint = rung_checkpoint(self._folder, architecture)
+        if task.space.fragile and not checkpoint.exists():
+            task.require_sound(architecture)
         network = train(task.fresh(architecture), task.dataset, self._recipe, task.seed, checkpoint, until=until)
         return accuracy(network, task.rating_split, task.dataset)
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 
+import numpy as np
 from torch import nn
 
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Shape
 from search_spaces.einspace.canonical import Steps, derived, followed, ordered, steps, without_implied
-from search_spaces.einspace.derivation import Module, from_tokens, tokens
+from search_spaces.einspace.derivation import Module, tokens
 from search_spaces.einspace.derive import Derivation, Limits
 from search_spaces.einspace.describe import drawing, numbers
 from search_spaces.einspace.grammar import KINDS, rule_chances
@@ -16,6 +17,7 @@ from search_spaces.einspace.network import Program, TreeNetwork, blocks, edges_o
 from search_spaces.einspace.place import NotDerivable, Whole
 from search_spaces.einspace.seeds import mlp_mixer, residual_family, resnet18, vit, wrn16_4
 from search_spaces.einspace.signal import Signal
+from search_spaces.einspace.variation import crossover, mutate, tree_of
 from search_spaces.space import Choose, Graph, SearchSpace
 
 # Room for all networks that the authors start from, at 64 px.
@@ -48,6 +50,8 @@ class EinSpace(SearchSpace):
     name = "einspace"
     endless = True
     searchable = 3 * limits_for((3, 64, 64), 10).modules  # a module and what stands beside it are three at most
+    fragile = True
+    tournament = 10  # [Ericsson2024], section 4
 
     def __init__(
         self, input_shape: Shape, classes: int, macro: str | None = None, limits: Limits | None = None
@@ -126,9 +130,17 @@ class EinSpace(SearchSpace):
         """Return the grammar's probabilities of rules; functions are equally probable."""
         return rule_chances(options) if options[-1] in KINDS else None
 
+    def mutate(self, parent: Architecture, rng: np.random.Generator) -> Architecture:
+        """Change one rule or function of the derivation tree."""
+        return mutate(self, parent, rng)
+
+    def crossover(self, mother: Architecture, father: Architecture, rng: np.random.Generator) -> Architecture:
+        """Put one of the father's modules in the place of one of the mother's."""
+        return crossover(self, mother, father, rng)
+
     def tree(self, architecture: Architecture) -> Module:
         """Return the derivation tree."""
-        return from_tokens(option for _, option in architecture.decisions)
+        return tree_of(architecture)
 
     def _steps(self, architecture: Architecture) -> Steps:
         """Return what the network does, with all that is implied."""

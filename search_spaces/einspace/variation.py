@@ -10,10 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from search_spaces.architecture import Architecture
-from search_spaces.einspace.derivation import Branch, Module, Op, Route, Seq, branches, tokens
+from search_spaces.einspace.derivation import Branch, Module, Op, Route, Seq, branches, from_tokens, tokens
 from search_spaces.einspace.grammar import BRANCH, OP, ROUTE, SEQ
-from search_spaces.einspace.space import EinSpace
-from search_spaces.space import pick
+from search_spaces.space import SearchSpace, pick
 
 # A change may cancel out in the canonical derivation; then another one is tried.
 TRIES = 20
@@ -77,6 +76,11 @@ def _parts(module: Module | str | None) -> Sequence[Module | str | None]:
     return []
 
 
+def tree_of(architecture: Architecture) -> Module:
+    """Return the derivation tree of an architecture."""
+    return from_tokens(option for _, option in architecture.decisions)
+
+
 def subtrees(module: Module) -> Iterator[Module]:
     """Yield every module of a tree in pre-order, itself first."""
     yield module
@@ -108,12 +112,12 @@ def replaced(module: Module, number: int, new: Module) -> Module:
     raise ValueError(f"the tree has no module of number {number + 1}")
 
 
-def mutate(space: EinSpace, parent: Architecture, rng: np.random.Generator) -> Architecture:
+def mutate(space: SearchSpace, parent: Architecture, rng: np.random.Generator) -> Architecture:
     """Return the parent with one rule or function changed: a new rule's subtree is drawn from the grammar.
 
     [Ericsson2024], section 4. If all tries come out as the parent, it is returned.
     """
-    tree = space.tree(parent)
+    tree = tree_of(parent)
     for _ in range(TRIES):
         changed = int(rng.integers(len(parent.decisions)))
         child = space.decide(Guide(tree, lambda options: pick(space, options, rng), changed))
@@ -122,9 +126,9 @@ def mutate(space: EinSpace, parent: Architecture, rng: np.random.Generator) -> A
     return parent
 
 
-def crossover(space: EinSpace, mother: Architecture, father: Architecture, rng: np.random.Generator) -> Architecture:
+def crossover(space: SearchSpace, mother: Architecture, father: Architecture, rng: np.random.Generator) -> Architecture:
     """Return the mother with one of the father's modules in the place of one of hers."""
-    tree, donors = space.tree(mother), list(subtrees(space.tree(father)))
+    tree, donors = tree_of(mother), list(subtrees(tree_of(father)))
     place = int(rng.integers(sum(1 for _ in subtrees(tree))))
     child = replaced(tree, place, donors[int(rng.integers(len(donors)))])
     return space.decide(Guide(child, lambda options: pick(space, options, rng)))

@@ -16,7 +16,7 @@ from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
 from search_spaces.hybrid import HybridSpace
 from search_spaces.nb201 import NB201Space
-from search_spaces.space import SearchSpace, crossover, mutate, replay, sample, sample_spread
+from search_spaces.space import SearchSpace, replay, sample, sample_spread
 
 SPACES: dict[str, Callable[[], SearchSpace]] = {
     "fbnet, 8 px gray": lambda: FBNetSpace((1, 8, 8), 10),
@@ -49,8 +49,8 @@ def space(request: pytest.FixtureRequest) -> SearchSpace:
 def samples(space: SearchSpace) -> list[Architecture]:
     rng = np.random.default_rng(0)
     drawn = [draw(space, rng) for draw in (sample, sample_spread) for _ in range(20)]
-    drawn += [mutate(space, parent, rng) for parent in drawn[:10]]
-    drawn += [crossover(space, one, other, rng) for one, other in itertools.pairwise(drawn[:10])]
+    drawn += [space.mutate(parent, rng) for parent in drawn[:10]]
+    drawn += [space.crossover(one, other, rng) for one, other in itertools.pairwise(drawn[:10])]
     return [*drawn, *space.baseline_family(), *space.named().values()]
 
 

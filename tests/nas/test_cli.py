@@ -181,6 +181,11 @@ def test_interrupted_search(cli: Cli, table: Path, monkeypatch: pytest.MonkeyPat
             ["--data", "digits", "--sampler", "dnas", "--budget-ms", "1", "--space", "nb201"],
             "layers that follow one another, which nb201 does not consist of; --sampler fpnas takes any space",
         ),
+        (["--data", "digits", "--start", "fbnet_b"], "--start fbnet_b: fbnet/small-8 has no named networks at 1x8x8"),
+        (
+            ["--data", "digits", "--space", "nb201", "--start", "all_conv3x3,resnett"],
+            "unknown start for nb201 at 1x8x8: 'resnett'; did you mean 'resnet'?",
+        ),
         (["--data", "digits", "--input", "4"], "px"),
         (["--data", "digits", "--input", "round"], "--input"),
         (["--data", "digits", "--table", "nowhere.json"], "nowhere.json"),
@@ -586,3 +591,11 @@ def test_train_resumes_and_refuses_another_network(cli: Cli, tmp_path: Path) -> 
     err = refused(cli(*arguments, "skip,k3_e1,skip,skip,skip,k3_e1,skip,k3_e1"))
     assert "another network" in err
     assert (tmp_path / "net" / "model.onnx").read_bytes() == model
+
+
+def test_derivation_trees_are_drawn_where_there_are_some(cli: Cli, tmp_path: Path) -> None:
+    arguments = ("--arch", "route,im2col_k3s2,op,linear64,col2im", "--input", "1x8x8", "--svg", "tree.svg")
+    (shown,) = rows(cli("spaces", "show", "einspace", *arguments, "--json"))
+    assert str(shown["id"]) in (tmp_path / "tree.svg").read_text()
+    err = refused(cli("spaces", "show", "fbnet", "--arch", "fbnet_b", "--svg", "other.svg"))
+    assert "has none, einspace has" in err and not (tmp_path / "other.svg").exists()

@@ -142,7 +142,7 @@ CHANGEABLE = {
 }  # fmt: skip
 DECISIVE = {
     "data": "other", "space": "other", "device": ("cpu:int8",), "budget_ms": 3.0, "input": "16", "oracle": "train",
-    "sampler": "random", "seed": 1, "time": 60, "supernet_steps": 5, "supernet_paths": "fair",
+    "sampler": "random", "start": ("resnet18",), "seed": 1, "time": 60, "supernet_steps": 5, "supernet_paths": "fair",
     "proxy_epochs": 5, "final_epochs": 5,
     "rank_networks": 0, "label_smoothing": 0.3, "mixup": 0.3, "cutmix": 0.3, "ema": 0.3, "distil": 0.3,
 }  # fmt: skip

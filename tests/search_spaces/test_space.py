@@ -16,9 +16,7 @@ from search_spaces.architecture import Architecture
 from search_spaces.fbnet import OPTIONS, FBNetSpace
 from search_spaces.space import (
     Choose,
-    crossover,
     enumerate_architectures,
-    mutate,
     replay,
     sample,
     sample_spread,
@@ -87,7 +85,7 @@ def test_options_are_drawn_with_the_probabilities_of_the_space() -> None:
         kernels = [option for _ in range(600) for _, option in draw(space, rng).decisions if option in KERNELS]
         assert 0.86 < kernels.count("k3") / len(kernels) < 0.94
     parent = space.parse("yes,k5,e1,yes,k5,e1")
-    mutants = [mutate(space, parent, rng) for _ in range(300)]
+    mutants = [space.mutate(parent, rng) for _ in range(300)]
     assert all(mutant != parent for mutant in mutants)
 
 
@@ -96,7 +94,7 @@ def test_mutation_changes_exactly_one_decision(imagenet: Recording) -> None:
     positions: Counter[int] = Counter()
     for _ in range(300):
         parent = sample(imagenet, rng)
-        child = mutate(imagenet, parent, rng)
+        child = imagenet.mutate(parent, rng)
         pairs = list(zip(imagenet.taken, (option for _, option in parent.decisions), strict=True))
         changed = [i for i, (new, old) in enumerate(pairs) if new != old]
         assert len(changed) == 1
@@ -110,7 +108,7 @@ def test_mutation_of_nested_decisions_edits_one_layer() -> None:
     seen: dict[Architecture, set[Architecture]] = {}
     for parent in enumerate_architectures(TOY):
         for _ in range(60):
-            child = mutate(TOY, parent, rng)
+            child = TOY.mutate(parent, rng)
             assert child != parent
             before, after = layers_of(parent), layers_of(child)
             if len(before) == len(after):
@@ -133,7 +131,7 @@ def test_crossover_takes_every_option_from_a_parent(imagenet: Recording) -> None
     from_mother = 0
     for _ in range(100):
         mother, father = sample(imagenet, rng), sample(imagenet, rng)
-        crossover(imagenet, mother, father, rng)
+        imagenet.crossover(mother, father, rng)
         options = [[option for _, option in parent.decisions] for parent in (mother, father)]
         for taken, of_mother, of_father in zip(imagenet.taken, *options, strict=True):
             assert taken in (of_mother, of_father)
@@ -146,14 +144,14 @@ def test_crossover_of_equal_parents_is_the_parent(imagenet: Recording) -> None:
     for space in (imagenet, TOY):
         for _ in range(20):
             parent = sample(space, rng)
-            assert crossover(space, parent, parent, rng) == parent
+            assert space.crossover(parent, parent, rng) == parent
 
 
 def test_crossover_of_nested_decisions_stays_in_the_space() -> None:
     rng = np.random.default_rng(5)
     everything = set(enumerate_architectures(TOY))
     for mother, father in itertools.product(sorted(everything, key=str), repeat=2):
-        child = crossover(TOY, mother, father, rng)
+        child = TOY.crossover(mother, father, rng)
         assert child in everything
         known = {option for parent in (mother, father) for _, option in parent.decisions}
         assert {option for _, option in child.decisions} <= known
@@ -219,11 +217,11 @@ def test_replay_wants_all_decisions() -> None:
 DRAWS = """
 import numpy as np
 from search_spaces.fbnet import FBNetSpace
-from search_spaces.space import crossover, mutate, sample, sample_spread
+from search_spaces.space import sample, sample_spread
 space, rng, found = FBNetSpace((3, 32, 32), 10), np.random.default_rng(8), []
 for _ in range(5):
     one, other = sample(space, rng), sample_spread(space, rng)
-    found += [one, other, mutate(space, one, rng), crossover(space, one, other, rng)]
+    found += [one, other, space.mutate(one, rng), space.crossover(one, other, rng)]
 """
 
 

@@ -3,21 +3,34 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 
 from nas.search.candidates import source_of
 from nas.search.distribution import Probabilities
-from nas.search.dnas import Estimator
+from nas.search.dnas import Estimator, require_layers
+from nas.search.samplers.drawn import DrawingSampler
 from nas.search.samplers.evolution import EvolutionSampler
 from nas.search.samplers.gp import GPSampler
 from nas.search.samplers.learned import LearnedSampler
 from nas.search.samplers.seeded import SeededSampler
 from nas.search.target import TableTarget, Target
+from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 
 SamplerKind = Literal["gp", "evolution", "dnas", "fpnas", "random", "tpe", "nsga2"]
 LEARNED: dict[str, Estimator] = {"dnas": "mixed", "fpnas": "sampled"}
 """The samplers that draw from a distribution which is learned before the study, and how its gradient is estimated."""
+
+
+def require_sampler(kind: SamplerKind, space: SearchSpace) -> None:
+    """Raise ``InputError`` where a sampler cannot search a space."""
+    if kind in LEARNED and not space.positions():
+        raise InputError(
+            f"--sampler {kind} learns with shared weights, and networks of {space.name} have no layers in common to "
+            "share them: give gp, evolution or random"
+        )
+    if kind == "dnas":
+        require_layers(space)
 
 
 def make_sampler(
@@ -39,7 +52,7 @@ def make_sampler(
         used = [target.used for target in targets if isinstance(target, TableTarget)]
         return LearnedSampler(space, predict, budgets_ms, seed, used=used, probabilities=learned)
     if kind == "random":
-        return SeededSampler(lambda s: RandomSampler(seed=s), seed)
+        return DrawingSampler(space, predict, budgets_ms, seed)
     if kind == "tpe":
         return SeededSampler(lambda s: TPESampler(seed=s, multivariate=True, constant_liar=True), seed)
     return SeededSampler(lambda s: NSGAIISampler(seed=s, population_size=20), seed)

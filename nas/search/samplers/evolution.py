@@ -7,7 +7,7 @@ from nas.search.pareto import non_dominated
 from nas.search.record import Evaluated, evaluated_trials, unrated_ids
 from nas.search.samplers.proposing import ProposingSampler
 from search_spaces.architecture import Architecture
-from search_spaces.space import crossover, mutate, sample_spread
+from search_spaces.space import sample_spread
 
 # The population of Real et al. Their tournaments were smaller, for one objective; of ten entrants about three are
 # dominated by none, and most of those are far from the population's front.
@@ -26,6 +26,10 @@ class EvolutionSampler(ProposingSampler):
     entrants that no other entrant dominates in accuracy and latency, so that every part of the front has
     children; some children take their decisions from two winners. With several devices the trials take turns at the
     latencies of each.
+
+    Where a ``tournament`` was published for the space it is held as it was published: entrants are drawn with
+    replacement, the most accurate wins, and its child has no second parent. Most networks of a grammar learn next to
+    nothing, and the fastest of them would be on every tournament's front.
     """
 
     def propose(self, study: Study, number: int) -> Architecture:
@@ -42,10 +46,14 @@ class EvolutionSampler(ProposingSampler):
         return next(iter(self._fresh(drawn, seen) or self._fresh(drawn, set()) or drawn))
 
     def _child(self, population: list[Evaluated], device: int, rng: np.random.Generator) -> Architecture:
+        if self._space.tournament is not None:
+            entrants = rng.integers(len(population), size=self._space.tournament)
+            best = max((population[i] for i in entrants), key=lambda trial: trial.accuracy)
+            return self._space.mutate(best.architecture, rng)
         child = _winner(population, device, rng)
         if rng.random() < CROSSOVERS:
-            child = crossover(self._space, child, _winner(population, device, rng), rng)
-        return mutate(self._space, child, rng)
+            child = self._space.crossover(child, _winner(population, device, rng), rng)
+        return self._space.mutate(child, rng)
 
 
 def _winner(population: list[Evaluated], device: int, rng: np.random.Generator) -> Architecture:

@@ -10,8 +10,8 @@ from optuna.trial import TrialState
 from toy_space import ToySpace
 
 from nas.search.executor import InProcess, Outcome
-from nas.search.record import evaluated_trials, trials_table
-from nas.search.samplers import make_sampler
+from nas.search.record import evaluated_trials, trials_table, unsound_architectures, unsound_lines
+from nas.search.samplers import SamplerKind, make_sampler
 from nas.search.study import (
     FAILURES_IN_A_ROW,
     STUDY_NAME,
@@ -24,6 +24,7 @@ from nas.search.study import (
 )
 from nas.search.target import RecordedTarget, TableTarget
 from nas.training.recorded import Recorded
+from nas.training.soundness import Unsound
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
@@ -314,3 +315,41 @@ def test_evaluated_trials_name_each_architecture_once(tmp_path: Path) -> None:
     for each in rated:
         assert each.accuracy == made_up_accuracy(each.architecture)
         assert each.ms == (target(TOY).predict_ms(each.architecture),)
+
+
+def cannot_learn(architecture: Architecture) -> bool:
+    return architecture.text.count("k3") > 3
+
+
+@pytest.mark.parametrize("kind", ["random", "evolution", "gp"])
+def test_candidates_that_cannot_learn_are_stopped(kind: SamplerKind, tmp_path: Path) -> None:
+    rated: list[str] = []
+
+    def work(architecture: Architecture) -> float:
+        rated.append(architecture.id)
+        if cannot_learn(architecture):
+            raise Unsound("its scores are not finite")
+        return made_up_accuracy(architecture)
+
+    journal, trials = tmp_path / "j", 40
+    run_study(journal, kind, SPACE, None, trials - 7, factory=lambda: work)
+    run_study(journal, kind, SPACE, None, trials, factory=lambda: work)
+    study = read_study(journal)
+    assert len(study.trials) == trials and len(set(rated)) == len(rated)
+    broken = {
+        trial.user_attrs["id"] for trial in study.trials if cannot_learn(SPACE.parse(trial.user_attrs["architecture"]))
+    }
+    assert len(broken) >= 6  # more than may fail in a row
+    for trial in study.trials:
+        stopped = trial.user_attrs["id"] in broken
+        assert (trial.state == TrialState.PRUNED) == stopped
+        assert (trial.user_attrs.get("unsound") == "its scores are not finite") == stopped
+    assert {a.id for a in unsound_architectures(study, SPACE, trials)} == broken
+    assert not broken & {each.architecture.id for each in evaluated_trials(study, SPACE)}
+    assert unsound_lines(study) == {
+        "candidates that cannot learn": f"{len(broken)} of {len(set(rated))}",
+        "its scores are not finite": f"{len(broken)}",
+    }
+    proposed = [trial for trial in study.trials if "origin" not in trial.user_attrs]
+    share = sum(trial.user_attrs["id"] in broken for trial in proposed[len(proposed) // 2 :]) / (len(proposed) / 2)
+    assert share < 0.35 or kind == "random"
