@@ -16,6 +16,7 @@ class ToySpace(SearchSpace):
     """
 
     name = "toy"
+    searchable = 4
 
     def __init__(self, input_shape: Shape = (1, 6, 5), classes: int = 3) -> None:
         self.input_shape = input_shape
