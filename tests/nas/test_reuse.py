@@ -237,9 +237,11 @@ def test_ratings_again_are_the_same(first: Path, whole: Path) -> None:
 def test_trained_finalists_are_copied(first: Path, whole: Path) -> None:
     front = Front.load(whole).devices[0]
     ids = {candidate.id for candidate in (*front.candidates, *front.rejected)}
-    copied = {path.stem for path in (first / "finalists").glob("*.json")} & ids
+    kept = {path.stem for path in (first / "finalists").glob("*.json")}
+    kept &= {path.stem for path in (whole / "finalists").glob("*.json")}
+    assert read_record(whole)["report"]["reused"]["trained finalists"] == len(kept)
+    copied = kept & ids  # a measured latency may leave one out
     assert copied and len(ids) > len(copied)
-    assert read_record(whole)["report"]["reused"]["trained finalists"] == len(copied)
     for name in copied:
         assert (whole / "models" / f"{name}.onnx").samefile(first / "models" / f"{name}.onnx")
         trained = finished(

@@ -18,7 +18,7 @@ from search_spaces.block import Shape
 from search_spaces.einspace.operators import Positions
 from search_spaces.einspace.space import EinSpace, limits_for
 from search_spaces.errors import InputError
-from search_spaces.space import mutate, pick, sample
+from search_spaces.space import pick, sample
 
 SHAPES: list[tuple[Shape, int]] = [((3, 32, 32), 10), ((1, 27, 18), 6), ((12, 8, 8), 3), ((2, 1, 1), 2)]
 
@@ -97,7 +97,7 @@ def test_mutants_are_valid_networks() -> None:
     space, rng = EinSpace((3, 16, 16), 10), np.random.default_rng(4)
     parent = sample(space, rng)
     for _ in range(15):
-        parent = mutate(space, parent, rng)
+        parent = space.mutate(parent, rng)
         assert space.parse(parent.text) == parent
         assert_as_predicted(space, parent)
 
