@@ -249,7 +249,10 @@ def take_finalists(
     before, now = settings(read_record(run)), config.identity()
     if all(before.get(name) == now[name] for name in _FINAL):
         forms = {device.form for device in devices}
-        copied = [architecture for architecture in known if _take_finalist(run, folder.path, architecture, forms)]
+        each = {architecture.id: architecture for architecture in known}  # the family may be rated as well
+        copied = [
+            architecture for architecture in each.values() if _take_finalist(run, folder.path, architecture, forms)
+        ]
         if copied:
             folder.record["report"]["reused"]["trained finalists"] = len(copied)
             console.say(f"reused from {run}: {len(copied)} finalists that are trained already")
