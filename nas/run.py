@@ -62,10 +62,7 @@ def prepare(config: SearchConfig, folder: RunFolder, console: Console) -> tuple[
     one_thread()
     with folder.stage("data"):
         data = run._load_data()
-        space = make_space(config.space, data.input_shape, len(data.classes))
-        require_paths(config.supernet_paths, space)
-        if config.oracle == "blockwise":
-            require_stages(space)
+        space = run._make_space(data)
     task = run._task(space, data)
     with folder.stage("table"):
         targets = make_targets(config, folder, console, space, run.devices)
@@ -97,12 +94,7 @@ class _Run:
             data = self._load_data()
             if reused is not None:
                 reused.require_same(f"--data {self.config.data}", data.digest)
-            space = make_space(self.config.space, data.input_shape, len(data.classes))
-            require_sampler(self.config.sampler, space)
-            starting_networks(space, self.config.start or ())
-            if self.config.oracle == "blockwise":
-                require_stages(space)
-            require_paths(self.config.supernet_paths, space)
+            space = self._make_space(data)
             if self.schedule:
                 self.schedule.require_time(space, self.devices)
         with self.folder.stage("table"):
@@ -143,6 +135,17 @@ class _Run:
                 self.config, self.folder, self.console, task.space, targets, factory, free=free, learned=learned,
                 proposed=proposed,
             )  # fmt: skip
+
+    def _make_space(self, data: Dataset) -> SearchSpace:
+        """Return the space, if it can be searched as the configuration says."""
+        config = self.config
+        space = make_space(config.space, data.input_shape, len(data.classes))
+        require_sampler(config.sampler, space)
+        starting_networks(space, config.start or ())
+        if config.oracle == "blockwise":
+            require_stages(space)
+        require_paths(config.supernet_paths, space)
+        return space
 
     def _load_data(self) -> Dataset:
         config = self.config

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from nas.search.baselines import keeps
 from nas.search.target import Target
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError, unknown
@@ -33,7 +34,7 @@ def starts_within(
     """
     found = []
     for name, architecture in starting_networks(space, names).items():
-        over = [target for target in targets if _over(target, architecture)]
+        over = [target for target in targets if not keeps(architecture, [target])]
         for target in over[:1]:
             say(
                 f"start: {name} is left out, {target.predict_ms(architecture):.3g} ms on {target.device} are over the "
@@ -42,7 +43,3 @@ def starts_within(
         if not over:
             found.append((architecture, "start"))
     return found
-
-
-def _over(target: Target, architecture: Architecture) -> bool:
-    return target.budget_ms is not None and target.predict_ms(architecture) > target.budget_ms

@@ -12,6 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from nas.search.baselines import keeps
 from nas.search.executor import Executor
 from nas.search.halving import Halving
 from nas.search.journal import TrialJournal
@@ -90,13 +91,9 @@ def first_candidates(
     the hand-made family (``baseline``). Uniform draws would leave the fast end empty: bins hold equally many of a
     thousand draws that lean towards one option, by latency on the first device.
     """
-
-    def feasible(a: Architecture) -> bool:
-        return all(t.budget_ms is None or t.predict_ms(a) <= t.budget_ms for t in targets)
-
-    family = [(a, "baseline") for a in space.baseline_family() if feasible(a)]
+    family = [(a, "baseline") for a in space.baseline_family() if keeps(a, targets)]
     rng = np.random.default_rng(seed)
-    drawn = [a for a in (sample_spread(space, rng) for _ in range(DRAWS)) if feasible(a)]
+    drawn = [a for a in (sample_spread(space, rng) for _ in range(DRAWS)) if keeps(a, targets)]
     bins = max(1, min(10, trials // 2 - len(family)))
     ordered = sorted({a.id: a for a in drawn}.values(), key=targets[0].predict_ms)
     parts = [part for part in np.array_split(np.arange(len(ordered)), bins) if len(part)]
