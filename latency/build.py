@@ -230,8 +230,7 @@ def check_table(
     found = _network_rounds(device, {**models, **anchors}, protocol, None, progress)
     predicted = np.array([table.predict_ms(space.blocks(a)) for a in networks])
     measured = np.array([found[a.text] for a in networks])
-    drifts = [found[row.architecture] / row.measured_ms for row in table.networks if row.architecture in anchors]
-    change = float(np.median(drifts or measured / predicted))
+    change = _change(table.networks[:ANCHORS], found) if anchors else float(np.median(measured / predicted))
     return Quality.of(list(change * predicted), list(measured)), change
 
 
@@ -251,7 +250,7 @@ def recalibrate_table(
         models = network_models(space, _networks(table, space), device)
     journal = _journal(path)
     found = _network_rounds(device, models, protocol, journal, progress)
-    change = float(np.median([found[row.architecture] / row.measured_ms for row in table.networks]))
+    change = _change(table.networks, found)
     rows = tuple(row.model_copy(update={"measured_ms": found[row.architecture]}) for row in table.networks)
     renewed = _calibrated(_scaled(table, change).model_copy(update={"networks": rows}), space)
     renewed.save(path)
@@ -280,4 +279,9 @@ def drift(table: LatencyTable, now: Mapping[str, Measured]) -> float:
     The median over the table's anchors, which ``now`` must hold by their text. A shared machine changes by tens of
     percent from minute to minute, for all networks alike.
     """
-    return float(np.median([now[row.architecture].ms / row.measured_ms for row in table.networks[:ANCHORS]]))
+    return _change(table.networks[:ANCHORS], {name: measured.ms for name, measured in now.items()})
+
+
+def _change(rows: Iterable[NetworkLatency], now_ms: Mapping[str, float]) -> float:
+    """Return the median of what networks take now (ms) over what they took."""
+    return float(np.median([now_ms[row.architecture] / row.measured_ms for row in rows]))

@@ -107,7 +107,11 @@ class Quality(_Model):
     @property
     def good(self) -> bool:
         """Whether predictions may be trusted by a search."""
-        return self.mape_percent <= WORST_MAPE_PERCENT and self.spearman >= WORST_SPEARMAN
+        return self.within(WORST_MAPE_PERCENT)
+
+    def within(self, worst_mape_percent: float) -> bool:
+        """Tell whether the error is at most ``worst_mape_percent`` and the order good enough."""
+        return self.mape_percent <= worst_mape_percent and self.spearman >= WORST_SPEARMAN
 
 
 class Prediction(_Model):
@@ -190,8 +194,7 @@ class LatencyTable(_Model):
 
     def holds(self, quality: Quality) -> bool:
         """Tell whether a search may trust predictions of this table that are of such ``quality``."""
-        worst = WORST_PREDICTED_MAPE_PERCENT if self.prediction else WORST_MAPE_PERCENT
-        return quality.mape_percent <= worst and quality.spearman >= WORST_SPEARMAN
+        return quality.within(WORST_PREDICTED_MAPE_PERCENT if self.prediction else WORST_MAPE_PERCENT)
 
     def missing(self, blocks: Iterable[Block]) -> list[Block]:
         """Return the blocks that the table has not measured, each once."""
