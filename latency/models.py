@@ -1,5 +1,6 @@
 """ONNX files to be measured: blocks alone, whole networks, and the probes that a table needs."""
 
+import math
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from latency.emit import disagreement, to_onnx
 from latency.quantize import NotQuantizable, quantize
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Network, Shape
+from search_spaces.even import nearest_to_even_steps
 from search_spaces.operators import ConvNormReLU
 from search_spaces.space import SearchSpace, sample_spread
 
@@ -166,14 +168,8 @@ def measured_blocks(space: SearchSpace, networks: Sequence[Architecture], seed: 
 
 def _spread(blocks: list[Block]) -> list[Block]:
     """Return ``PER_OPERATOR`` of the blocks, or all if they are fewer: those nearest to even steps of log size."""
-    if len(blocks) <= PER_OPERATOR:
-        return blocks
-    logs = np.log([block.moved + block.params for block in blocks])
-    chosen: list[int] = []
-    for aim in np.linspace(logs.min(), logs.max(), PER_OPERATOR):
-        nearest = np.argsort(np.abs(logs - aim), kind="stable")
-        chosen.append(next(int(i) for i in nearest if i not in chosen))
-    return [blocks[i] for i in chosen]
+    sizes = [math.log(block.moved + block.params) for block in blocks]
+    return [blocks[i] for i in nearest_to_even_steps(sizes, PER_OPERATOR)]
 
 
 def spread_networks(space: SearchSpace, count: int, seed: int) -> list[Architecture]:

@@ -1,5 +1,6 @@
 """Networks that are chosen without any search, to stand beside those of one."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from nas.search.target import Target, over_budget
 from search_spaces.architecture import Architecture
+from search_spaces.even import nearest_to_even_steps
 from search_spaces.space import SearchSpace, sample_spread
 
 Predict = Callable[[Architecture], float]
@@ -41,15 +43,8 @@ def spread_family(space: SearchSpace, targets: Sequence[Target], count: int) -> 
     Latency alone decides, so that no knowledge about accuracies makes the baseline better or worse than it is.
     """
     members = family_within(space, targets)
-    if count >= len(members):
-        return members
-    logs = np.log([targets[0].predict_ms(a) for a in members])
-    aims = np.linspace(logs[0], logs[-1], count) if count != 1 else [(logs[0] + logs[-1]) / 2]
-    chosen: list[int] = []
-    for aim in aims:
-        nearest = np.argsort(np.abs(logs - aim), kind="stable")
-        chosen.append(next(int(i) for i in nearest if i not in chosen))
-    return [members[i] for i in sorted(chosen)]
+    chosen = nearest_to_even_steps([math.log(targets[0].predict_ms(a)) for a in members], count) if members else []
+    return [members[i] for i in chosen]
 
 
 def random_per_bin(
