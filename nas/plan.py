@@ -292,7 +292,7 @@ def _searched(
     if given.get("distil"):
         return ways["supernet"], "supernet", "--distil learns from a supernet"
     oracle, why = choose_oracle(left_s, ways["train"].least_s, ways["supernet"].least_s)
-    if "trials" in given:
+    if "trials" in given or given.get("start"):
         oracle = oracle or min(ways, key=lambda name: ways[name].least_s)
         return ways[oracle], oracle, why
     trainings = left_s / long_s

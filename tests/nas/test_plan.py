@@ -140,6 +140,11 @@ def test_dear_trainings_make_a_supernet_and_cheap_ones_proxies() -> None:
     assert plan.settings["oracle"] == "train" and "supernet_steps" not in plan.settings
 
 
+def test_networks_to_start_from_are_searched_from_however_short_the_time_is() -> None:
+    assert make_plan(60, SPENT, COSTS, {"start": ("fbnet_a",)}).search
+    assert not make_plan(60, SPENT, COSTS, {}).search
+
+
 GIVEN: list[dict[str, Any]] = [
     {"oracle": "train"}, {"oracle": "supernet"}, {"trials": 7}, {"trials": 300, "oracle": "supernet"},
     {"proxy_epochs": 9, "oracle": "train"}, {"supernet_steps": 123, "oracle": "supernet"}, {"finalists": 2},
