@@ -19,7 +19,7 @@ from search_spaces.chain import Candidate, Position
 from search_spaces.fabric import START, Fabric
 from search_spaces.frame import PooledNormHead
 from search_spaces.grid import Grid, grid_positions, skips_last
-from search_spaces.hybrid_options import SKIP, ByHand, block_of, describe
+from search_spaces.hybrid_options import SKIP, ByHand, block_of, describe, operator_of
 from search_spaces.macros import MacroSpace
 from search_spaces.space import Choose, ask
 from search_spaces.squeeze_operators import ConvNormHSwish
@@ -86,10 +86,17 @@ class HybridSpace(MacroSpace):
         for index, scale in enumerate(self._scales):
             leading = {o: block_of(o, shape, scale["widths"][0], _stride(index - 1, index)) for o in scale["down"]}
             shape = next((block.out_shape for block in leading.values()), shape)
-            staying = {o: block_of(o, shape) for o in scale["blocks"]}
+            staying = {o: block_of(o, shape) for o in self._wanted(index, scale["blocks"])}
             entries.append([option for option, block in leading.items() if self._affordable(block)])
             kinds.append([option for option, block in staying.items() if self._affordable(block)])
         return entries, kinds
+
+    def _wanted(self, scale: int, options: Sequence[str]) -> list[str]:
+        """Return the options of the operators that a sub-space keeps at a scale, and ``skip``."""
+        if "operators" not in self._definition:
+            return list(options)
+        kept = {SKIP, *self._definition["operators"][scale]}
+        return [option for option in options if operator_of(option) in kept]
 
     def _affordable(self, block: Block) -> bool:
         return not isinstance(block, Attends) or block.tokens <= self._definition["tokens"]

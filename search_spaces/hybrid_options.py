@@ -24,6 +24,11 @@ def _numbers(option: str) -> tuple[str, dict[str, int]]:
     return operator, {part[0]: int(part[1:]) for part in rest}
 
 
+def operator_of(option: str) -> str:
+    """Return the operator of an option."""
+    return _numbers(option)[0]
+
+
 @cache
 def block_of(option: str, shape: Shape, channels: int | None = None, stride: int = 1) -> Block:
     """Return the block that an option means behind an input; it emits as many channels as come in if none are given.

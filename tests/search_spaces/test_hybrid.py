@@ -23,7 +23,7 @@ from search_spaces.block import Block
 from search_spaces.bottleneck import ResAtt
 from search_spaces.errors import InputError
 from search_spaces.hybrid import HybridSpace
-from search_spaces.hybrid_options import SKIP, block_of
+from search_spaces.hybrid_options import SKIP, block_of, operator_of
 from search_spaces.operators import Identity
 from search_spaces.space import SearchSpace, sample
 
@@ -261,3 +261,20 @@ def test_all_scales_have_a_skip_or_none_where_layers_may_run_at_several(macro: s
     if space.chain() is None:
         skips = {SKIP in options for name, options in decisions_of(space).items() if "_at" in name}
         assert len(skips) == 1
+
+
+@pytest.mark.parametrize("side", [28, 64])
+@pytest.mark.parametrize("kind", ["conv", "late-attention"])
+def test_sub_spaces_hold_networks_of_one_kind(kind: str, side: int) -> None:
+    part = HybridSpace((1, side, side), 10, f"{kind}-{side}")
+    whole = HybridSpace((1, side, side), 10, f"small-{side}")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        drawn = sample(part, rng)
+        assert whole.blocks(whole.parse(drawn.text.replace(part.name, whole.name))) == part.blocks(drawn)
+    options = decisions_of(part)
+    assert all(SKIP in kept for name, kept in options.items() if "_at" in name)
+    kinds = {name: {operator_of(o) for o in kept} - {SKIP} for name, kept in options.items() if "_at" in name}
+    attention = {"linear", "shsa", "resatt", "low"}
+    for name, kept in kinds.items():
+        assert kept and (kept <= attention if kind != "conv" and name.endswith("_at3") else not kept & attention)
