@@ -207,15 +207,13 @@ def learn_at_budget(
 ) -> Probabilities:
     """Learn the distribution of a run, with half of the supernet's epochs, at the budget of the tightest device.
 
-    It is learned below the budget by the table's error (``Target.aim_ms``).
-
     Raises:
         InputError: the space has no layers to mix, or ``checkpoint`` is damaged.
     """
     options = decisions_of(task.space)
     flat = {name: torch.full((len(every),), 1 / len(every), dtype=torch.float64) for name, every in options.items()}
-    found = [(expected_latency(task.space, t.table, task.seed), t.aim_ms) for t in targets if t.aim_ms]
-    latency, aim_ms = max(found, key=lambda each: float(each[0](flat)) / each[1])
+    found = [(expected_latency(task.space, t.table, task.seed), t.budget_ms) for t in targets if t.budget_ms]
+    latency, budget_ms = max(found, key=lambda each: float(each[0](flat)) / each[1])
     recipe = replace(task.supernet_recipe, epochs=max(1, task.supernet_recipe.epochs // 2), learning_rate=_WEIGHTS_RATE)
-    search = Search(task.space, task.train_supernet(), latency, aim_ms, estimator)
+    search = Search(task.space, task.train_supernet(), latency, budget_ms, estimator)
     return learn(search, task.dataset, recipe, task.seed, checkpoint, progress)

@@ -1,6 +1,5 @@
 """What a search is for: a device, its budget, and how the latency of an architecture there is known."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -14,7 +13,6 @@ from search_spaces.architecture import Architecture
 from search_spaces.grid import Grid
 from search_spaces.space import SearchSpace
 
-_ALLOWANCE = 0.02
 Kind = Literal["predicted", "recorded"]
 """How a latency is known: a table predicts it, or somebody measured that very network and wrote it down."""
 
@@ -77,24 +75,6 @@ class TableTarget:
     def predict_grid_ms(self, grid: Grid, rows: NDArray) -> NDArray:
         """Return the predicted latency (ms) of each row of a grid."""
         return self.table.predict_grid_ms(grid, rows)
-
-    @property
-    def aim_ms(self) -> float | None:
-        """The latency (ms) to predict for networks that are to use the budget: less by the table's error.
-
-        Networks count by what is measured in the end. A table that errs by more than ``_ALLOWANCE`` errs in both
-        directions: below that, its networks would leave more of the budget than they keep.
-        """
-        if self.budget_ms is None:
-            return None
-        return self.budget_ms * (1 - min(_ALLOWANCE, self.table.quality.mape_percent / 100))
-
-    def used(self, architecture: Architecture) -> float:
-        """Return the share of the aim that an architecture takes: infinite beyond the budget, 0 without any."""
-        if self.budget_ms is None or self.aim_ms is None:
-            return 0.0
-        ms = self.predict_ms(architecture)
-        return ms / self.aim_ms if ms <= self.budget_ms else math.inf
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,12 @@ def main() -> None:
 def supernet_of(task: Task, part: Dataset, seconds: float, folder: Path) -> Task:
     """Return ``task`` on ``part`` with a supernet of as many epochs as fit into the seconds, told by a first one."""
     task.__dict__["dataset"] = part
+    assert task.supernet is not None
+    task.supernet.unlink(missing_ok=True)  # of an earlier start
     start = time.process_time()
     task.train_supernet()
     epochs = max(1, int(seconds / (time.process_time() - start)))
-    task = replace(task, supernet=folder / "supernet", supernet_recipe=Recipe(epochs))
+    task = replace(task, supernet=folder / f"supernet {epochs}", supernet_recipe=Recipe(epochs))
     task.__dict__["dataset"] = part
     start = time.process_time()
     task.train_supernet()
@@ -90,10 +92,10 @@ def supernet_of(task: Task, part: Dataset, seconds: float, folder: Path) -> Task
 
 
 def learned(task: Task, target: TableTarget, way: str, epochs: int, folder: Path) -> tuple[Probabilities, float]:
-    """Return the distribution at the target's aim, and CPU ms per step; without ``MIXED`` nothing is learned."""
+    """Return the distribution at the target's budget, and CPU ms per step; without ``MIXED`` nothing is learned."""
     estimator, dnas.MIXED = WAYS[way]
     latency = expected_latency(task.space, target.table, 0)
-    search = dnas.Search(task.space, task.train_supernet(), latency, target.aim_ms or 0, estimator)
+    search = dnas.Search(task.space, task.train_supernet(), latency, target.budget_ms or 0, estimator)
     if not dnas.MIXED:
         return search.probabilities(), 0.0
     recipe, start = Recipe(epochs, learning_rate=0.03), time.process_time()
@@ -107,7 +109,13 @@ def proposed(target: TableTarget, chances: Probabilities) -> list[Architecture]:
     """Return the first networks that the sampler would propose."""
     found: dict[str, Architecture] = {}
     for number in range(DRAWS):
-        one = next_draw(target.space, chances, target.used, found, np.random.default_rng([0, number]))
+        one = next_draw(
+            target.space,
+            chances,
+            lambda a: target.predict_ms(a) / (target.budget_ms or 1),
+            found,
+            np.random.default_rng([0, number]),
+        )
         found[one.id] = one
     return list(found.values())
 

@@ -1,12 +1,13 @@
 """Does a search earn its keep? Fronts of a search and of choices without one, at equal CPU time, everything counted.
 
 Run: .venv/bin/python -P tests/benchmarks/value.py --data fashion_mnist.npz --out DIR [--budgets 30] [--seeds 3]
-Random networks, one per latency bin, as many as the largest of ``--budgets`` says, decide what there is to spend: the
-CPU seconds of their training by one recipe, and of the latency table; smaller budgets in proportion. Every other way
-trains networks by the same recipe until that is used up, after its search if it has one. What is trained is kept in
---out: the same command goes on where it was stopped. In the end all networks are measured together, and the table is
-printed: front accuracy (test accuracy of the network that a user with a latency limit gets, the mean over log latency),
-by how much the first way is ahead, with the standard error over the seeds, and hypervolume.
+Random networks of the first of ``--spaces``, one per latency bin, as many as the largest of ``--budgets`` says, decide
+what there is to spend: the CPU seconds of their training by one recipe, and of the latency table; smaller budgets in
+proportion. Every other way trains networks by the same recipe until that is used up, after its search if it has one.
+What is trained is kept in --out: the same command goes on where it was stopped. In the end all networks are measured
+together, and the table is printed: front accuracy (test accuracy of the network that a user with a latency limit gets,
+the mean over log latency), by how much the first way in the first space is ahead, with the standard error over the
+seeds, and hypervolume.
 """
 
 import argparse
@@ -83,7 +84,9 @@ class Network:
 
 
 def family_of(space: SearchSpace) -> list[Network]:
-    """Return networks like MobileNetV2: kernel 3 and expansion 6 throughout, at many widths."""
+    """Return networks like MobileNetV2, kernel 3 and expansion 6 throughout at many widths, or a space's own family."""
+    if not isinstance(space, FBNetSpace):
+        return [Network(space, architecture) for architecture in space.baseline_family()]
     found: dict[int, Network] = {}
     for width in np.geomspace(*_WIDTHS, _MEMBERS):
         scaled = Scaled(space.input_shape, space.classes, f"{space.name.partition('/')[2]} x{width:.3f}")
@@ -164,8 +167,11 @@ class Arena:
         enqueue(study, first_candidates(space, targets, count, seed))
         Driver(study, space, targets, InProcess(lambda: rate), count).run()
 
-    def searched(self, way: str, trainings: int, count: int) -> tuple[list[Network], Task | None, float]:
-        """Return up to ``count`` finalists of a search, its supernet, and the CPU seconds that it took up to there."""
+    def searched(self, way: str, trainings: int, budget_s: float) -> tuple[list[Network], Task | None, float]:
+        """Return the finalists of a search, its supernet, and the CPU seconds that it took up to there.
+
+        There are as many as what is left lasts for if they take as long as random networks.
+        """
         space, name = self.task.space, f"{way} {trainings}"
         study = open_study(self.folder / f"{name}.journal", ["cpu"])
         study.sampler = make_sampler(SEARCHES[way], space, [self.target], self.task.seed)
@@ -183,6 +189,7 @@ class Arena:
                 write_sealed(kept, 1, {"seconds": self.rated_by_training(study, CANDIDATES * trainings)})
             spent += read_sealed(kept, 1, "seconds")["seconds"]
         rated = [trial for trial in evaluated_trials(study, space) if trial.feasible]
+        count = max(1, round((budget_s - spent) / (budget_s - self.table_s) * trainings))
         return [Network(space, t.architecture) for t in choose_finalists(rated, count, 0)], supernet, spent
 
     def chosen(self, way: str, count: int) -> list[Network]:
@@ -200,15 +207,17 @@ class Arena:
 
 
 Result = list[tuple[Network, dict[str, float]]]
+Key = tuple[str, str, int, int]
+"""Space, way, trainings in the budget, seed."""
 
 
 def run(arena: Arena, way: str, trainings: int, budget_s: float) -> tuple[Result, float]:
     """Return the networks of a way, trained until the CPU seconds are used up, and all seconds that it took."""
-    count, supernet = trainings, None
+    supernet = None
     if way in SEARCHES:
-        networks, supernet, spent = arena.searched(way, trainings, count)
+        networks, supernet, spent = arena.searched(way, trainings, budget_s)
     else:
-        networks, spent = arena.chosen(way, count), 0.0 if way == "family" else arena.table_s
+        networks, spent = arena.chosen(way, trainings), 0.0 if way == "family" else arena.table_s
     found: Result = []
     for number in evenly(len(networks)):
         if spent >= budget_s:
@@ -245,27 +254,54 @@ def part_of(data: Dataset, asked: argparse.Namespace) -> Dataset:
     return replace(data, **found, digest=f"{data.digest} {asked.images} {asked.val_images}")  # type: ignore[arg-type]
 
 
-def arenas(asked: argparse.Namespace) -> list[Arena]:
-    """Return one arena per seed, with one table for all."""
-    folder: Path = asked.out
-    part = part_of(load_dataset(asked.data, None, 0, folder / "cache"), asked)
-    space = make_space("fbnet", part.input_shape, len(part.classes))
-    table_s = kept_seconds(folder / "table.json", lambda: build_table(space, DEVICE, folder / "cpu.json", Protocol()))
-    table = LatencyTable.load(folder / "cpu.json")
-    free, rng = TableTarget(space, table, None), np.random.default_rng(0)
-    high_ms = _SLOWEST * float(np.mean([free.predict_ms(sample(space, rng)) for _ in range(200)]))
-    low_ms = _FASTEST * free.predict_ms(lowest(space, free.predict_ms, 0))
-    family = family_of(space)
-    ms = measured_ms(table, space, family, folder / "family.json")
-    family = [network for network in family if low_ms <= ms[network.architecture.id] <= high_ms]
+@dataclass(frozen=True)
+class Ground:
+    """A space, its latency table, what that took (CPU s), and where all that is done in it lies."""
+
+    space: SearchSpace
+    table: LatencyTable
+    table_s: float
+    folder: Path
+
+    @classmethod
+    def of(cls, name: str, data: Dataset, out: Path) -> "Ground":
+        """Return the space ``name`` for images like those of ``data``; its table is measured unless it is there."""
+        space, folder = make_space(name, data.input_shape, len(data.classes)), out / name.replace("/", "-")
+        folder.mkdir(exist_ok=True)
+        place = folder / "cpu.json"
+        table_s = kept_seconds(folder / "table.json", lambda: build_table(space, DEVICE, place, Protocol()))
+        return cls(space, LatencyTable.load(place), table_s, folder)
+
+    @property
+    def limits_ms(self) -> tuple[float, float]:
+        """The lowest and the highest latency limit that suit the space."""
+        free, rng = TableTarget(self.space, self.table, None), np.random.default_rng(0)
+        high_ms = _SLOWEST * float(np.mean([free.predict_ms(sample(self.space, rng)) for _ in range(200)]))
+        return _FASTEST * free.predict_ms(lowest(self.space, free.predict_ms, 0)), high_ms
+
+    def family(self, low_ms: float, high_ms: float) -> list[Network]:
+        """Return the members of the hand-made family that are measured to lie within the limits."""
+        members = family_of(self.space)
+        ms = measured_ms(self.table, self.space, members, self.folder / "family.json")
+        return [network for network in members if low_ms <= ms[network.architecture.id] <= high_ms]
+
+
+def arenas(asked: argparse.Namespace) -> list[list[Arena]]:
+    """Return one arena per seed of each space: within limits that suit all of them."""
+    part = part_of(load_dataset(asked.data, asked.input, 0, asked.out / "cache"), asked)
+    grounds = [Ground.of(name, part, asked.out) for name in asked.spaces]
+    low_ms = max(ground.limits_ms[0] for ground in grounds)
+    high_ms = min(ground.limits_ms[1] for ground in grounds)
     found = []
-    for seed in range(asked.seeds):
-        task = Task(space, asked.data, None, folder / "cache", seed, None, Recipe(1))
-        task.__dict__["dataset"] = part
-        place = folder / f"seed {seed}"
-        place.mkdir(exist_ok=True)
-        target = TableTarget(space, table, high_ms)
-        found.append(Arena(task, target, low_ms, table_s, family, asked.epochs, place))
+    for ground in grounds:
+        target, family = TableTarget(ground.space, ground.table, high_ms), ground.family(low_ms, high_ms)
+        found.append([])
+        for seed in range(asked.seeds):
+            task = Task(ground.space, asked.data, asked.input, asked.out / "cache", seed, None, Recipe(1))
+            task.__dict__["dataset"] = part
+            place = ground.folder / f"seed {seed}"
+            place.mkdir(exist_ok=True)
+            found[-1].append(Arena(task, target, low_ms, ground.table_s, family, asked.epochs, place))
     return found
 
 
@@ -276,6 +312,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budgets", type=int, nargs="+", default=[30])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--spaces", nargs="+", default=["fbnet"])
+    parser.add_argument("--input", type=int, help="px; photos need it")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--val-images", type=int, default=3000)
@@ -283,45 +321,47 @@ def main() -> None:
     asked = parser.parse_args()
     one_thread()
     asked.out.mkdir(parents=True, exist_ok=True)
-    every, results = arenas(asked), {}
+    every = arenas(asked)
+    results: dict[Key, Result] = {}
     most = max(asked.budgets)
-    for (seed, arena), trainings in product(enumerate(every), asked.budgets):
+    for seed, trainings in product(range(asked.seeds), asked.budgets):
+        arena = every[0][seed]
         random_s = sum(result["seconds"] for _, result in run(arena, RANDOM, most, np.inf)[0])
         budget_s = arena.table_s + trainings / most * random_s
         print(f"seed {seed}: {trainings} trainings take {budget_s:.0f} CPU-s", flush=True)
-        for way in asked.ways:
-            found, spent = results[way, trainings, seed] = run(arena, way, trainings, budget_s)
+        for (space, arena), way in product(zip(asked.spaces, (row[seed] for row in every), strict=True), asked.ways):
+            found, spent = run(arena, way, trainings, budget_s)
             if not found:
                 parser.error(f"{way} takes more than {trainings} trainings: give more --budgets, --images or --epochs")
-            print(f"  {way}: {len(found)} networks, {spent / budget_s:.2f} of it", flush=True)
-    table, space = every[0].target.table, every[0].task.space
-    networks = [network for found, _ in results.values() for network, _ in found]
-    ms = measured_ms(table, space, networks, asked.out / "measured.json")
+            results[space, way, trainings, seed] = found
+            print(f"  {space}, {way}: {len(found)} networks, {spent / budget_s:.2f} of it", flush=True)
+    first = every[0][0]
+    networks = [network for found in results.values() for network, _ in found]
+    ms = measured_ms(first.target.table, first.task.space, networks, asked.out / "measured.json")
     points = {
         key: [Point(ms[n.architecture.id], result["val"], result["test"]) for n, result in found]
-        for key, (found, _) in results.items()
+        for key, found in results.items()
     }
-    show(points, every[0].limits_ms[1], 1 / space.classes, asked)
+    show(points, first.limits_ms[1], 1 / first.task.space.classes, asked)
 
 
-def show(
-    points: dict[tuple[str, int, int], list[Point]], high_ms: float, chance: float, asked: argparse.Namespace
-) -> None:
-    """Print one row per budget and way: means over the seeds, and how far the first way is ahead."""
+def show(points: dict[Key, list[Point]], high_ms: float, chance: float, asked: argparse.Namespace) -> None:
+    """Print one row per budget, space and way: means over the seeds, and how far the first is ahead."""
     low_ms = max(min(point.ms for point in found) for found in points.values())
     print(f"limits of {low_ms:.3f} to {high_ms:.3f} ms, where every front has a network; hypervolume above chance")
-    titles = ("trainings", "way", "networks", "front acc. %", "first ahead by", "hypervolume %")
-    print("{:>9}  {:18} {:>8} {:>15} {:>15} {:>14}".format(*titles))
-    for trainings, way in product(asked.budgets, asked.ways):
-        runs = [points[way, trainings, seed] for seed in range(asked.seeds)]
-        first = [points[asked.ways[0], trainings, seed] for seed in range(asked.seeds)]
+    titles = ("trainings", "space, way", "networks", "front acc. %", "first ahead by", "hypervolume %")
+    print("{:>9}  {:42} {:>8} {:>15} {:>15} {:>14}".format(*titles))
+    for trainings, space, way in product(asked.budgets, asked.spaces, asked.ways):
+        runs = [points[space, way, trainings, seed] for seed in range(asked.seeds)]
+        first = [points[asked.spaces[0], asked.ways[0], trainings, seed] for seed in range(asked.seeds)]
         theirs, ours = ([100 * front_accuracy(p, low_ms, high_ms, chance) for p in each] for each in (runs, first))
         volume = [100 * hypervolume_share(found, low_ms, high_ms, chance) for found in runs]
         ahead = np.subtract(ours, theirs)
         error = ahead.std(ddof=1) / np.sqrt(len(ahead)) if len(ahead) > 1 else np.nan
         print(
-            f"{trainings:9}  {way:18} {np.mean([len(found) for found in runs]):8.1f} {np.mean(theirs):8.2f} +- "
-            f"{np.std(theirs):4.2f} {ahead.mean():+7.2f} +- {error:4.2f} {np.mean(volume):14.1f}"
+            f"{trainings:9}  {f'{space}, {way}':42} {np.mean([len(found) for found in runs]):8.1f} "
+            f"{np.mean(theirs):8.2f} +- {np.std(theirs):4.2f} {ahead.mean():+7.2f} +- {error:4.2f} "
+            f"{np.mean(volume):14.1f}  by seed {' '.join(f'{by:+.2f}' for by in ahead)}"
         )
 
 

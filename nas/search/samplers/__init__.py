@@ -49,8 +49,7 @@ def make_sampler(
         return EvolutionSampler(space, predict, budgets_ms, seed)
     if kind in LEARNED:
         assert learned is not None
-        used = [target.used for target in targets if isinstance(target, TableTarget)]
-        return LearnedSampler(space, predict, budgets_ms, seed, used=used, probabilities=learned)
+        return LearnedSampler(space, predict, budgets_ms, seed, learned)
     if kind == "random":
         return DrawingSampler(space, predict, budgets_ms, seed)
     if kind == "tpe":

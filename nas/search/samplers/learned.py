@@ -13,7 +13,7 @@ from search_spaces.space import SearchSpace, replay
 
 _DRAWS = 300
 LEAST_USED = 0.98
-"""Share of the aim that draws use at least: with an aim 2 % below the budget, 4 % of that are left at most."""
+"""Share of the budget that draws use at least, as predicted."""
 
 
 def next_draw(
@@ -25,7 +25,7 @@ def next_draw(
 ) -> Architecture:
     """Return an architecture that uses the budget and whose id is not in ``seen``.
 
-    ``used`` is the share of the aim that a latency takes, infinite beyond the budget. The most probable architecture
+    ``used`` tells the share of the budget that an architecture takes. The most probable architecture
     comes first, then draws. If ``_DRAWS`` of them hold nothing new between ``LEAST_USED`` and 1, the nearest to that
     is returned; nor anything new within the budget: a draw that was seen before; nor that: the most probable.
     """
@@ -34,7 +34,7 @@ def next_draw(
     for _ in range(_DRAWS):
         if drawn.id not in distances:
             share = used(drawn)
-            distances[drawn.id] = (max(LEAST_USED - share, share - 1), drawn)
+            distances[drawn.id] = (max(0.0, LEAST_USED - share) if share <= 1 else np.inf, drawn)
             if LEAST_USED <= share <= 1 and drawn.id not in seen:
                 return drawn
         if distances[drawn.id][0] < np.inf:
@@ -48,8 +48,8 @@ class LearnedSampler(ProposingSampler):
     """Propose what a distribution holds just below the budget (FBNet, CVPR 2019, section 3.2, draws from all of it).
 
     Args:
-        space, latencies, budgets_ms, seed: see ``ProposingSampler``.
-        used: per device, the share of its aim that an architecture takes (``Target.used``).
+        space, latencies, budgets_ms, seed: see ``ProposingSampler``. Of several devices the one counts whose budget is
+            used most.
         probabilities: decision -> option -> probability.
     """
 
@@ -59,12 +59,9 @@ class LearnedSampler(ProposingSampler):
         latencies: Sequence[Callable[[Architecture], float]],
         budgets_ms: Sequence[float | None],
         seed: int,
-        *,
-        used: Sequence[Callable[[Architecture], float]],
         probabilities: Probabilities,
     ) -> None:
         super().__init__(space, latencies, budgets_ms, seed)
-        self._used = used
         self._probabilities = probabilities
 
     def propose(self, study: Study, number: int) -> Architecture:
@@ -74,4 +71,5 @@ class LearnedSampler(ProposingSampler):
         return next_draw(self._space, self._probabilities, self._most_used, seen, rng)
 
     def _most_used(self, architecture: Architecture) -> float:
-        return max(used(architecture) for used in self._used)
+        pairs = zip(self._latencies, self._budgets_ms, strict=True)
+        return max((latency(architecture) / budget for latency, budget in pairs if budget is not None), default=0.0)
