@@ -15,6 +15,7 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ from search_spaces.fbnet import FBNetSpace
 from search_spaces.space import SearchSpace, sample
 
 DEVICE = Device.parse("cpu")
-RANDOM, SUPERNET = "random per bin", "search by supernet"
-SEARCHES: dict[str, SamplerKind] = {"search": "gp", "search by NSGA-II": "nsga2", SUPERNET: "gp"}
+RANDOM, SUPERNET, LONG = "random per bin", "search by supernet", "search by long trainings"
+SEARCHES: dict[str, SamplerKind] = {"search": "gp", "search by NSGA-II": "nsga2", SUPERNET: "gp", LONG: "gp"}
 WAYS = (*SEARCHES, RANDOM, "largest per bin", "family")
 # Candidates that a search rates per training in its budget, by so many epochs from scratch or by a supernet that takes
 # this share of all steps.
@@ -147,20 +148,29 @@ class Arena:
 
         What another search has rated counts for this one as well.
         """
+        asking = self._drive_apart(study, lambda a: self.rated(a)["accuracy"], count)
+        ratings = (self.rated(trial.architecture) for trial in evaluated_trials(study, self.task.space))
+        return asking + sum(rating["seconds"] for rating in ratings)
+
+    def trained_in_turn(self, study: Study, count: int) -> float:
+        """Bring the study to ``count`` trials, each trained to the end, and return the CPU seconds of asking alone."""
+        network = partial(Network, self.task.space)
+        return self._drive_apart(study, lambda a: self.trained(network(a), None)["val"], count)
+
+    def _drive_apart(self, study: Study, rate: Callable[[Architecture], float], count: int) -> float:
+        """Bring the study to ``count`` trials, and return the CPU seconds without those of ``rate``."""
         inside = 0.0
 
-        def rate(a: Architecture) -> float:
+        def timed(a: Architecture) -> float:
             nonlocal inside
             began = time.process_time()
-            found = self.rated(a)["accuracy"]
+            found = rate(a)
             inside += time.process_time() - began
             return found
 
         began = time.process_time()
-        self._drive(study, rate, count)
-        asking = time.process_time() - began - inside
-        ratings = (self.rated(trial.architecture) for trial in evaluated_trials(study, self.task.space))
-        return asking + sum(rating["seconds"] for rating in ratings)
+        self._drive(study, timed, count)
+        return time.process_time() - began - inside
 
     def _drive(self, study: Study, rate: Callable[[Architecture], float], count: int) -> None:
         space, targets, seed = self.task.space, [self.target], self.task.seed
@@ -168,9 +178,10 @@ class Arena:
         Driver(study, space, targets, InProcess(lambda: rate), count).run()
 
     def searched(self, way: str, trainings: int, budget_s: float) -> tuple[list[Network], Task | None, float]:
-        """Return the finalists of a search, its supernet, and the CPU seconds that it took up to there.
+        """Return the finalists of a search, its supernet, and the CPU seconds that it took without their training.
 
-        There are as many as what is left lasts for if they take as long as random networks.
+        There are as many as what is left lasts for if they take as long as random networks. A search by long trainings
+        trains nothing else.
         """
         space, name = self.task.space, f"{way} {trainings}"
         study = open_study(self.folder / f"{name}.journal", ["cpu"])
@@ -184,6 +195,12 @@ class Arena:
             spent += kept_seconds(self.folder / f"supernet {epochs}.json", supernet.train_supernet)
             oracle = SupernetOracle(supernet)
             spent += kept_seconds(kept, lambda: self._drive(study, oracle.rate, CANDIDATES * trainings))
+        elif way == LONG:
+            if not kept.exists():
+                write_sealed(kept, 1, {"seconds": self.trained_in_turn(study, trainings)})
+            spent += read_sealed(kept, 1, "seconds")["seconds"]
+            every = evaluated_trials(study, space)
+            return [Network(space, trial.architecture) for trial in every], None, spent
         else:
             if not kept.exists():
                 write_sealed(kept, 1, {"seconds": self.rated_by_training(study, CANDIDATES * trainings)})
@@ -219,7 +236,7 @@ def run(arena: Arena, way: str, trainings: int, budget_s: float) -> tuple[Result
     else:
         networks, spent = arena.chosen(way, trainings), 0.0 if way == "family" else arena.table_s
     found: Result = []
-    for number in evenly(len(networks)):
+    for number in range(len(networks)) if way == LONG else evenly(len(networks)):
         if spent >= budget_s:
             break
         found.append((networks[number], arena.trained(networks[number], supernet)))
