@@ -309,7 +309,7 @@ def arenas(asked: argparse.Namespace) -> list[list[Arena]]:
     grounds = [Ground.of(name, part, asked.out) for name in asked.spaces]
     low_ms = max(ground.limits_ms[0] for ground in grounds)
     high_ms = min(ground.limits_ms[1] for ground in grounds)
-    found = []
+    found: list[list[Arena]] = []
     for ground in grounds:
         target, family = TableTarget(ground.space, ground.table, high_ms), ground.family(low_ms, high_ms)
         found.append([])
