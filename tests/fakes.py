@@ -6,8 +6,11 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pytest
+from measuring_jobs import COMPANY
 from optuna.study import Study
 
+from latency import measure
 from latency.calibrate import Calibration, Features
 from latency.device import Device
 from latency.host import fingerprint
@@ -15,6 +18,7 @@ from latency.measure import Progress, Protocol, Samples
 from latency.models import measured_blocks, spread_networks
 from latency.runner import QUANTITIES
 from latency.table import BlockLatency, LatencyTable, NetworkLatency, Quality, Session
+from nas.delivery import measured
 from nas.search.distribution import decisions_of, uniform
 from nas.search.executor import InProcess, Work
 from nas.search.samplers import LEARNED, SamplerKind, make_sampler
@@ -126,22 +130,41 @@ class MadeUpDevice:
 
 
 class Quiet:
-    """A console that remembers."""
+    """A console that remembers; the bar called ``stop`` is interrupted after a step."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop: str = "") -> None:
         self.said: list[str] = []
-        self.bars: list[str] = []
+        self.rows: list[list[str]] = []
+        self.bars: dict[str, list[tuple[int, int]]] = {}
+        self._stop = stop
 
     def say(self, text: str) -> None:
         self.said.append(text)
 
     def table(self, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
-        raise AssertionError("no tables here")
+        self.rows = list(rows)
+        assert all(len(row) == len(columns) for row in self.rows)
 
     @contextmanager
     def progress(self, title: str) -> Iterator[Progress]:
-        self.bars.append(title)
-        yield lambda done, total: None
+        steps = self.bars.setdefault(title, [])
+
+        def told(done: int, total: int) -> None:
+            steps.append((done, total))
+            if title == self._stop and done == 1:
+                raise KeyboardInterrupt
+
+        yield told
+
+
+@contextmanager
+def measuring_little() -> Iterator[pytest.MonkeyPatch]:
+    """Let everything be measured a few times only; what else is patched on is undone with it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measured, "PROTOCOL", Protocol(rounds=3, calls=2, most_rounds=3))
+        patch.setattr(measure, "SWEEP_BYTES", 2**20)
+        patch.setattr(measure, "company", lambda: COMPANY)
+        yield patch
 
 
 def _plain_end(block: Block) -> bool:

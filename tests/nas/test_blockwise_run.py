@@ -1,23 +1,18 @@
 """A search by block-wise scores in miniature: what it proposes, how its numbers are called, and its report."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import few_digits, made_up_table
-from measuring_jobs import COMPANY
+from fakes import Quiet, few_digits, made_up_table, measuring_little
 
 from dashboards.figures import front_figure
-from latency import measure as measuring
-from latency.measure import Protocol
 from nas.config import SearchConfig
-from nas.delivery import measured as measured_module
 from nas.delivery.curves import learning_curves
 from nas.delivery.front import Front
-from nas.devices import Progress
 from nas.folder import open_folder, read_record
 from nas.reuse import inherit
 from nas.run import run_search
@@ -36,31 +31,10 @@ SPACE = FBNetSpace((1, 8, 8), 10)
 TRIALS = 10
 
 
-class Quiet:
-    """A console that remembers."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def table(self, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
-        for row in rows:
-            assert len(row) == len(columns)
-
-    @contextmanager
-    def progress(self, title: str) -> Iterator[Progress]:
-        yield lambda done, total: None
-
-
 @pytest.fixture(scope="module", autouse=True)
 def little_work() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
+    with measuring_little() as patch:
         patch.setattr("nas.run.all_cores", nullcontext)  # threads cost more than they bring for so few images
-        patch.setattr(measured_module, "PROTOCOL", Protocol(rounds=3, calls=2, most_rounds=3))
-        patch.setattr(measuring, "SWEEP_BYTES", 2**20)
-        patch.setattr(measuring, "company", lambda: COMPANY)
         yield
 
 

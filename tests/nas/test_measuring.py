@@ -71,7 +71,7 @@ def test_missing_tables_are_measured_once(device: MadeUpDevice, folder: RunFolde
     assert [target.table.device for target in targets] == ["cpu", "cpu:threads=2"]
     assert all((target.space, target.budget_ms) == (SPACE, 1.0) for target in targets)
     assert [LatencyTable.load(folder.table(one)) for one in (CPU, TWO)] == [target.table for target in targets]
-    assert console.bars == ["measuring blocks on cpu, cpu:threads=2"] and len(device.asked) == 2
+    assert list(console.bars) == ["measuring blocks on cpu, cpu:threads=2"] and len(device.asked) == 2
     assert [text.partition(":")[0] for text in console.said] == ["latency table of cpu"] * 2
     for one in (CPU, TWO):
         lines = folder.record["report"][f"latency table of {one.name}, on unseen networks"]

@@ -1,26 +1,20 @@
 """Going on from an earlier run: its ratings count, nothing is trained for the search, and it is only read."""
 
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fakes import made_up_accuracy, made_up_table, run_study, told
-from measuring_jobs import COMPANY
+from fakes import Quiet, made_up_accuracy, made_up_table, measuring_little, run_study, told
 from optuna.trial import TrialState
 
-from latency import measure as measuring
 from latency.device import Device
 from latency.host import fingerprint
-from latency.measure import Protocol
 from nas.config import SearchConfig
-from nas.delivery import measured as measured_module
 from nas.delivery.finalists import finished
 from nas.delivery.front import Front
-from nas.devices import Progress
 from nas.folder import RunFolder, open_folder, read_record
 from nas.jobs import RunFailed
 from nas.reuse import Rating, Reused, add_ratings, inherit, lacking, take_finalists, take_over
@@ -136,29 +130,9 @@ def test_first_candidates_fill_what_is_lacking(rated: Reused, tmp_path: Path) ->
         assert waiting == [dict(architecture.decisions) for architecture, _ in wanted]
 
 
-class Quiet:
-    """A console that remembers."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def table(self, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
-        pass
-
-    @contextmanager
-    def progress(self, title: str) -> Iterator[Progress]:
-        yield lambda done, total: None
-
-
 @pytest.fixture(scope="module", autouse=True)
 def short_measurements() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measured_module, "PROTOCOL", Protocol(rounds=3, calls=2, most_rounds=3))
-        patch.setattr(measuring, "SWEEP_BYTES", 2**20)
-        patch.setattr(measuring, "company", lambda: COMPANY)
+    with measuring_little():
         yield
 
 

@@ -6,8 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,13 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 import pytest
-from fakes import MadeUpDevice, made_up_table, told
-from measuring_jobs import COMPANY
+from fakes import MadeUpDevice, Quiet, made_up_table, measuring_little, told
 
 from latency import build
-from latency import measure as measuring
 from latency.certificate import Certificate
-from latency.measure import Protocol
 from latency.table import LatencyTable
 from nas.config import SearchConfig
-from nas.delivery import measured as measured_module
 from nas.delivery.front import Front
-from nas.devices import Progress
 from nas.folder import RunFolder, open_folder, read_record
 from nas.jobs import RunFailed
 from nas.reuse import inherit
@@ -44,32 +38,9 @@ from search_spaces.fbnetv2 import FBNetV2Space
 SPACE = FBNetSpace((1, 8, 8), 10)
 
 
-class Quiet:
-    """A console that remembers."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-        self.bars: dict[str, list[tuple[int, int]]] = {}
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def table(self, title: str, columns: list[str], rows: Iterable[list[str]]) -> None:
-        for row in rows:
-            assert len(row) == len(columns)
-
-    @contextmanager
-    def progress(self, title: str) -> Iterator[Progress]:
-        steps = self.bars.setdefault(title, [])
-        yield lambda done, total: steps.append((done, total))
-
-
 @pytest.fixture(scope="module", autouse=True)
 def short_measurements() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measured_module, "PROTOCOL", Protocol(rounds=3, calls=2, most_rounds=3))
-        patch.setattr(measuring, "SWEEP_BYTES", 2**20)
-        patch.setattr(measuring, "company", lambda: COMPANY)
+    with measuring_little():
         yield
 
 

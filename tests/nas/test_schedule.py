@@ -6,15 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import made_up_table, told
-from measuring_jobs import COMPANY
-from test_run import Quiet
+from fakes import Quiet, made_up_table, measuring_little, told
 
-from latency import measure as measuring
-from latency.measure import Protocol
 from nas import schedule as module
 from nas.config import SearchConfig
-from nas.delivery import measured as measured_module
 from nas.delivery.choice import LARGEST
 from nas.delivery.front import Front
 from nas.folder import open_folder, read_record
@@ -36,10 +31,7 @@ COSTS = Costs(
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
     """Measure little, and let epochs seem to take what ``COSTS`` says."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measured_module, "PROTOCOL", Protocol(rounds=3, calls=2, most_rounds=3))
-        patch.setattr(measuring, "SWEEP_BYTES", 2**20)
-        patch.setattr(measuring, "company", lambda: COMPANY)
+    with measuring_little() as patch:
         patch.setattr(module, "measure_costs", lambda *_: COSTS)
         patch.setattr(module, "time_steps", lambda *_: (10.0, 0.0))  # the machine has become slow
         yield

@@ -2,18 +2,15 @@
 
 import csv
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fakes import made_up_table
+from fakes import Quiet, made_up_table
 from scipy import stats
 
 from latency.files import read_sealed
 from nas.config import SearchConfig
-from nas.devices import Progress
 from nas.folder import RunFolder, open_folder
 from nas.supernet_report import (
     BY_BATCH,
@@ -34,29 +31,6 @@ from search_spaces.fbnet import FBNetSpace
 SPACE = FBNetSpace((1, 8, 8), 10)
 ALL_RANKS = all_ranks(INHERITED)
 RATINGS = {INHERITED, BY_BATCH, MACS, PARAMETERS, NASWOT, SYNFLOW, FREE_RANKS, ALL_RANKS, COMBINATION}
-
-
-class Quiet:
-    """A console that remembers; the bar called ``stop`` is interrupted after a step."""
-
-    def __init__(self, stop: str = "") -> None:
-        self.said: list[str] = []
-        self.rows: list[list[str]] = []
-        self._stop = stop
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
-
-    def table(self, title: str, columns: list[str], rows: list[list[str]]) -> None:
-        self.rows = [row for row in rows if len(row) == len(columns)]
-
-    @contextmanager
-    def progress(self, title: str) -> Iterator[Progress]:
-        def told(done: int, total: int) -> None:
-            if title == self._stop and done == 1:
-                raise KeyboardInterrupt
-
-        yield told
 
 
 def made_up(inherited: float, free: float, seeds: int = 2, count: int = 24) -> list[Network]:
