@@ -17,6 +17,12 @@ SCHEMA_VERSION = 1
 Probabilities = Mapping[str, Mapping[str, float]]
 """Decision -> option -> probability; decisions are independent."""
 
+LEAST_USED = 0.96
+"""Share of a budget that draws for it use at least, as predicted.
+
+Single networks take some percent more or less than predicted, and machines change by as much: what uses the whole
+budget by prediction would all be over it once the machine is a little slower.
+"""
 # Enough draws to meet every option of a space several times.
 _DRAWS = 1500
 _SUMMARISED = 200

@@ -25,8 +25,8 @@ from nas.folder import RunFolder, open_folder, read_record
 from nas.jobs import RunFailed
 from nas.reuse import inherit
 from nas.run import run_search
+from nas.search.distribution import LEAST_USED
 from nas.search.record import evaluated_trials
-from nas.search.samplers.learned import LEAST_USED
 from nas.search.study import open_study
 from nas.training.oracle import SupernetOracle, Task
 from nas.training.report import RankReport

@@ -5,15 +5,13 @@ from collections.abc import Callable, Collection, Sequence
 import numpy as np
 from optuna.study import Study
 
-from nas.search.distribution import Probabilities, draw, most_probable
+from nas.search.distribution import LEAST_USED, Probabilities, draw, most_probable
 from nas.search.record import evaluated_trials, unrated_ids
 from nas.search.samplers.proposing import ProposingSampler
 from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace, replay
 
 _DRAWS = 300
-LEAST_USED = 0.98
-"""Share of the budget that draws use at least, as predicted."""
 
 
 def next_draw(

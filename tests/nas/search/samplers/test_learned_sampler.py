@@ -7,8 +7,8 @@ import pytest
 from fakes import made_up_table, run_study
 from optuna import create_study
 
-from nas.search.distribution import decisions_of, most_probable, uniform
-from nas.search.samplers.learned import LEAST_USED, LearnedSampler, next_draw
+from nas.search.distribution import LEAST_USED, decisions_of, most_probable, uniform
+from nas.search.samplers.learned import LearnedSampler, next_draw
 from nas.search.target import TableTarget
 from search_spaces.architecture import Architecture
 from search_spaces.fbnet import OPTIONS, FBNetSpace
