@@ -23,6 +23,8 @@ LEAST_USED = 0.96
 Single networks take some percent more or less than predicted, and machines change by as much: what uses the whole
 budget by prediction would all be over it once the machine is a little slower.
 """
+MEAN_USED = (LEAST_USED + 1) / 2
+"""Share of a budget that is the mean of a distribution learned for it: the middle of what draws may use."""
 # Enough draws to meet every option of a space several times.
 _DRAWS = 1500
 _SUMMARISED = 200

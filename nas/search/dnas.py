@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nas.search.distribution import LEAST_USED, Probabilities, decisions_of, draw, probabilities_of
+from nas.search.distribution import MEAN_USED, Probabilities, decisions_of, draw, probabilities_of
 from nas.search.expected import Latency, at_budget, expected_latency
 from nas.search.target import TableTarget
 from nas.training.data import Dataset, Split, batches, parted
@@ -207,7 +207,7 @@ def learn_at_budget(
 ) -> Probabilities:
     """Learn the distribution of a run, with half of the supernet's epochs, at the budget of the tightest device.
 
-    Its mean lies in the middle of what its draws may use (``LEAST_USED``).
+    Its mean uses ``MEAN_USED`` of the budget.
 
     Raises:
         InputError: the space has no layers to mix, or ``checkpoint`` is damaged.
@@ -217,6 +217,5 @@ def learn_at_budget(
     found = [(expected_latency(task.space, t.table, task.seed), t.budget_ms) for t in targets if t.budget_ms]
     latency, budget_ms = max(found, key=lambda each: float(each[0](flat)) / each[1])
     recipe = replace(task.supernet_recipe, epochs=max(1, task.supernet_recipe.epochs // 2), learning_rate=_WEIGHTS_RATE)
-    aim_ms = (LEAST_USED + 1) / 2 * budget_ms
-    search = Search(task.space, task.train_supernet(), latency, aim_ms, estimator)
+    search = Search(task.space, task.train_supernet(), latency, MEAN_USED * budget_ms, estimator)
     return learn(search, task.dataset, recipe, task.seed, checkpoint, progress)

@@ -26,7 +26,7 @@ from latency.measure import Measured, Protocol, measure
 from latency.models import network_models
 from latency.table import LatencyTable
 from nas.config import make_space
-from nas.search.distribution import LEAST_USED, Probabilities, draw
+from nas.search.distribution import MEAN_USED, Probabilities, draw
 from nas.search.expected import expected_latency
 from nas.search.samplers.learned import next_draw
 from nas.search.target import TableTarget
@@ -39,7 +39,6 @@ from search_spaces.space import SearchSpace, replay, sample
 
 DEVICE = Device.parse("cpu")
 DRAWS = 24
-AIM = (LEAST_USED + 1) / 2  # as in dnas.learn_at_budget
 FRACTIONS = (0.3, 0.5, 0.7)
 """Budgets between the fastest network and the mean of uniform draws doubled."""
 WAYS: dict[str, tuple[dnas.Estimator, int]] = {
@@ -96,7 +95,7 @@ def learned(task: Task, target: TableTarget, way: str, epochs: int, folder: Path
     """Return the distribution at the target's budget, and CPU ms per step; without ``MIXED`` nothing is learned."""
     estimator, dnas.MIXED = WAYS[way]
     latency = expected_latency(task.space, target.table, 0)
-    search = dnas.Search(task.space, task.train_supernet(), latency, AIM * (target.budget_ms or 0), estimator)
+    search = dnas.Search(task.space, task.train_supernet(), latency, MEAN_USED * (target.budget_ms or 0), estimator)
     if not dnas.MIXED:
         return search.probabilities(), 0.0
     recipe, start = Recipe(epochs, learning_rate=0.03), time.process_time()

@@ -289,9 +289,8 @@ class Ground:
         table_s = kept_seconds(folder / "table.json", lambda: build_table(space, DEVICE, place, Protocol()))
         return cls(space, LatencyTable.load(place), table_s, folder)
 
-    @property
     def limits_ms(self) -> tuple[float, float]:
-        """The lowest and the highest latency limit that suit the space."""
+        """Return the lowest and the highest latency limit that suit the space."""
         free, rng = TableTarget(self.space, self.table, None), np.random.default_rng(0)
         high_ms = _SLOWEST * float(np.mean([free.predict_ms(sample(self.space, rng)) for _ in range(200)]))
         return _FASTEST * free.predict_ms(lowest(self.space, free.predict_ms, 0)), high_ms
@@ -307,8 +306,8 @@ def arenas(asked: argparse.Namespace) -> list[list[Arena]]:
     """Return one arena per seed of each space: within limits that suit all of them."""
     part = part_of(load_dataset(asked.data, asked.input, 0, asked.out / "cache"), asked)
     grounds = [Ground.of(name, part, asked.out) for name in asked.spaces]
-    low_ms = max(ground.limits_ms[0] for ground in grounds)
-    high_ms = min(ground.limits_ms[1] for ground in grounds)
+    limits_ms = [ground.limits_ms() for ground in grounds]
+    low_ms, high_ms = max(low for low, _ in limits_ms), min(high for _, high in limits_ms)
     found: list[list[Arena]] = []
     for ground in grounds:
         target, family = TableTarget(ground.space, ground.table, high_ms), ground.family(low_ms, high_ms)
