@@ -98,7 +98,19 @@ def block_models(blocks: Iterable[Block], device: Device) -> dict[str, BlockMode
 
 def network_models(space: SearchSpace, networks: Iterable[Architecture], device: Device) -> dict[str, bytes]:
     """Return the ONNX file of each architecture (random weights) by its text."""
-    return {a.text: device_model(space.build(a), space.input_shape, device, a.text) for a in networks}
+    return {a.text: device_model(_varied(space.build(a)), space.input_shape, device, a.text) for a in networks}
+
+
+def _varied(network: nn.Module) -> nn.Module:
+    """Return a network with numbers set apart that are all alike until it is trained, as norms are.
+
+    An engine computes branches once that are alike; after training there are none.
+    """
+    with torch.no_grad():
+        for values in (*network.parameters(), *network.buffers()):
+            if values.is_floating_point() and values.min() == values.max():
+                values.add_(0.1 * torch.rand_like(values))
+    return network
 
 
 def session_model(device: Device) -> bytes:

@@ -1,7 +1,8 @@
 """From a network's steps to blocks, with the rewrites that pay, and to a torch module."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -40,6 +41,8 @@ from search_spaces.operators import Classifier
 
 _CHANNELS_LAST = (1, 2, 0)
 _SWAPPED = (0, 2, 1)
+# Of these there are as many as are drawn, however alike they start.
+_LEARNING = (BatchNorm, Classifier, Convolution, LayerNorm, Linear, Positions)
 _PLAIN: dict[str, Callable[[Shape], Block]] = {RELU: LeakyReLU, SOFTMAX: Softmax, POSITIONS: Positions}
 
 
@@ -55,8 +58,19 @@ Program = tuple[Block | Parallel, ...]
 """What a network runs, one after another."""
 
 
-def lowered(steps: Steps, signal: Signal, classes: int) -> Program:
-    """Return the program of a whole network, whose steps say all that is implied.
+class Node(NamedTuple):
+    """A block and where its inputs come from: 0 is the image, n the n-th node."""
+
+    block: Block
+    sources: tuple[int, ...]
+
+
+Wiring = tuple[Node, ...]
+"""A network: its nodes in the order in which they run."""
+
+
+def lowered(steps: Steps, signal: Signal, classes: int) -> Wiring:
+    """Return the wiring of a whole network, whose steps say all that is implied.
 
     The classifier pools feature maps over their pixels and columns over their windows. The authors pool columns
     over the numbers of each: behind a layer norm, as in a transformer, that is zero whatever the image.
@@ -67,37 +81,38 @@ def lowered(steps: Steps, signal: Signal, classes: int) -> Program:
         _append(found, Permute(end.shape, (2, 1, 0)))
     channels, height, width = end.shape
     found.append(Classifier((width, height, channels) if end.grid else end.shape, classes))
-    return tuple(found)
+    return _wired(tuple(found))
 
 
-def blocks(program: Program) -> Iterator[Block]:
-    """Yield the blocks of a program in the order in which they run."""
-    for part in program:
-        if isinstance(part, Parallel):
-            for inner in part.inners:
-                yield from blocks(inner)
-            yield part.join
-        else:
-            yield part
+def _wired(program: Program) -> Wiring:
+    """Return the wiring of a program, each branch's nodes one after another, then what joins them.
 
-
-def edges_of(program: Program) -> tuple[list[str], list[tuple[int, int]]]:
-    """Return a program as a graph: the image and its blocks by their operators, and what feeds what."""
-    labels = ["image"]
-    edges: list[tuple[int, int]] = []
+    What branches compute alike is computed once: the same blocks that learn nothing, of the same inputs.
+    """
+    nodes: list[Node] = []
+    known: dict[tuple[str, tuple[int, ...]], int] = {}
 
     def run(parts: Program, source: int) -> int:
         for part in parts:
-            sources = [source]
             if isinstance(part, Parallel):
-                sources = [run(inner, source) for inner in part.inners]
-            labels.append((part.join if isinstance(part, Parallel) else part).spec)
-            source = len(labels) - 1
-            edges.extend((each, source) for each in sources)
+                node = Node(part.join, tuple(run(inner, source) for inner in part.inners))
+            else:
+                node = Node(part, (source,))
+            computed = node.block.key, node.sources
+            if computed not in known or isinstance(node.block, _LEARNING):
+                nodes.append(node)
+                known[computed] = len(nodes)
+            source = known[computed]
         return source
 
     run(program, 0)
-    return labels, edges
+    return tuple(nodes)
+
+
+def edges_of(wiring: Wiring) -> tuple[list[str], list[tuple[int, int]]]:
+    """Return a network as a graph: the image and its blocks by their operators, and what feeds what."""
+    labels = ["image", *(node.block.spec for node in wiring)]
+    return labels, [(source, number) for number, node in enumerate(wiring, 1) for source in node.sources]
 
 
 def _program(steps: Steps, signal: Signal) -> tuple[Program, Signal]:
@@ -199,23 +214,19 @@ def _undone(last: Block | Parallel | None, block: Block) -> bool:
     return False
 
 
-class TreeNetwork(Network):
-    """The modules of a program's blocks, connected as the program says."""
+class WiredNetwork(Network):
+    """The modules of a wiring's blocks, connected as it says."""
 
-    def __init__(self, layers: Iterable[nn.Module], program: Program) -> None:
+    def __init__(self, layers: Iterable[nn.Module], wiring: Wiring) -> None:
         super().__init__(layers)
-        self._program = program
+        self._wiring = wiring
+        self._last_use = {source: number for number, node in enumerate(wiring, 1) for source in node.sources}
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (NCHW) to class scores (N, classes)."""
-        return _run(self._program, x, iter(self.layers))
-
-
-def _run(program: Program, x: Tensor, layers: Iterator[nn.Module]) -> Tensor:
-    for part in program:
-        if isinstance(part, Parallel):
-            outputs = [_run(inner, x, layers) for inner in part.inners]
-            x = next(layers)(*outputs)
-        else:
-            x = next(layers)(x)
-    return x
+        outputs = {0: x}
+        for number, (layer, node) in enumerate(zip(self.layers, self._wiring, strict=True), 1):
+            outputs[number] = layer(*(outputs[source] for source in node.sources))
+            for source in {source for source in node.sources if self._last_use[source] == number}:
+                del outputs[source]  # so that an inference holds no more than it needs
+        return outputs[len(self._wiring)]

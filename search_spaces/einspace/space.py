@@ -13,7 +13,7 @@ from search_spaces.einspace.derivation import Module, tokens
 from search_spaces.einspace.derive import Derivation, Limits
 from search_spaces.einspace.describe import drawing, numbers
 from search_spaces.einspace.grammar import KINDS, rule_chances
-from search_spaces.einspace.network import Program, TreeNetwork, blocks, edges_of, lowered
+from search_spaces.einspace.network import WiredNetwork, Wiring, edges_of, lowered
 from search_spaces.einspace.place import NotDerivable, Whole
 from search_spaces.einspace.seeds import mlp_mixer, residual_family, resnet18, vit, wrn16_4
 from search_spaces.einspace.signal import Signal
@@ -147,12 +147,15 @@ class EinSpace(SearchSpace):
         whole, _ = followed(steps(self.tree(architecture)), self._image, Whole(self.classes))
         return whole
 
-    def _program(self, architecture: Architecture) -> Program:
+    def _wiring(self, architecture: Architecture) -> Wiring:
         return lowered(self._steps(architecture), self._image, self.classes)
 
     def blocks(self, architecture: Architecture) -> list[Block]:
-        """Lower to blocks, each branch's one after another, then the block that joins them."""
-        return list(blocks(self._program(architecture)))
+        """Lower to blocks, each branch's one after another, then the block that joins them.
+
+        What branches compute alike is there once.
+        """
+        return [node.block for node in self._wiring(architecture)]
 
     def positions(self) -> list[list[Block]]:
         """Return none: networks have no fixed positions."""
@@ -169,7 +172,7 @@ class EinSpace(SearchSpace):
 
     def graph(self, architecture: Architecture) -> Graph:
         """Return the network as a graph: the image and its blocks."""
-        return edges_of(self._program(architecture))
+        return edges_of(self._wiring(architecture))
 
     def drawing(self, architecture: Architecture) -> list[str]:
         """Return the network as a tree, line by line."""
@@ -177,7 +180,7 @@ class EinSpace(SearchSpace):
 
     def wire(self, architecture: Architecture, layers: Iterable[nn.Module]) -> nn.Module:
         """Return the network whose branches run ``layers``."""
-        return TreeNetwork(layers, self._program(architecture))
+        return WiredNetwork(layers, self._wiring(architecture))
 
     def baseline_family(self) -> list[Architecture]:
         """Return residual networks of growing width and depth, those that keep the limits."""

@@ -10,6 +10,7 @@ from torch import nn
 
 from latency.emit import disagreement, to_onnx
 from search_spaces.block import Block
+from search_spaces.einspace.canonical import Fork
 from search_spaces.einspace.joins import Add, Concat, Part, Product
 from search_spaces.einspace.network import lowered
 from search_spaces.einspace.operators import (
@@ -106,13 +107,24 @@ def test_joins_by_hand() -> None:
     ids=str,
 )
 def test_rewrites(steps: tuple[str, ...], expected: list[str]) -> None:
-    program = lowered(steps, Signal((4, 6, 8)), 5)
-    found = [part.spec for part in program if isinstance(part, Block)]
+    found = [node.block.spec for node in lowered(steps, Signal((4, 6, 8)), 5)]
     assert [spec for spec in found if not spec.startswith("classifier")][: len(expected)] == expected
     assert len(found) <= len(expected) + 2  # the classifier, and the permute before it of columns
 
 
 def test_columns_are_pooled_over_their_windows() -> None:
-    *_, permute, classifier = lowered(("im2col_k4s4",), Signal((4, 8, 8)), 5)
-    assert isinstance(permute, Permute) and isinstance(classifier, Block)
+    permute, classifier = (node.block for node in lowered(("im2col_k4s4",), Signal((4, 8, 8)), 5)[-2:])
+    assert isinstance(permute, Permute)
     assert classifier.in_shape == (64, 4, 1) and classifier.params == 64 * 5
+
+
+def test_what_branches_compute_alike_is_computed_once() -> None:
+    alike, apart = Fork("clone2", "add", (("relu", "softmax"),)), Fork("clone2", "add", (("relu", "norm"),))
+    wiring = lowered((alike, apart, Fork("group2_d1", "add", (("softmax",),))), Signal((4, 6, 8)), 5)
+    found = [(node.block.spec.partition("_")[0], node.sources) for node in wiring]
+    assert found == [
+        ("leaky", (0,)), ("softmax", (1,)), ("add2", (2, 2)),
+        ("leaky", (3,)), ("batch", (4,)), ("batch", (4,)), ("add2", (5, 6)),
+        ("part0", (7,)), ("softmax", (8,)), ("part1", (7,)), ("softmax", (10,)), ("add2", (9, 11)),
+        ("classifier", (12,)),
+    ]  # fmt: skip
