@@ -30,7 +30,7 @@ from search_spaces.space import SearchSpace
 
 # Each calibrates the table for all the others, so that every one is a check as well.
 NETWORKS = 16
-# Where there is no end of blocks, more are needed: operators are calibrated apart, and blocks are predicted.
+# Where there is no end of blocks, more are needed: kinds of blocks are calibrated apart, and blocks are predicted.
 VARIED_NETWORKS = 96
 # What is measured beside other networks to tell how the device has changed.
 ANCHORS = 10
@@ -75,6 +75,7 @@ def build_table(
         input_shape=space.input_shape,
         classes=space.classes,
         session_ms=cold[_SESSION],
+        session_steady_ms=latency_of(samples, device.quantity, _SESSION)[1],
         border_ms_per_mib=_border_ms_per_mib(cold, shapes, device.batch),
         blocks=_entries(blocks, samples, device, chosen if space.endless else ()),
         calibration=Calibration(slope=1, offset_ms=0, block_ms=0, switch_share=0),
@@ -158,7 +159,7 @@ def _prediction(table: LatencyTable, bodies: Sequence[Sequence[Block]]) -> Predi
     """Return how many blocks of networks are predicted, and how well those that were measured are."""
     running = [block for body in bodies for block in body if not block.free]
     measured = [ms for _, ms in table.rows]
-    found = Quality.of(left_out_predictions(table.rows, table.scale * table.session_ms).tolist(), measured)
+    found = Quality.of(left_out_predictions(table.rows, table.scale * table.session_steady_ms).tolist(), measured)
     return Prediction(
         predicted_percent=100 * sum(block.key not in table.blocks for block in running) / len(running),
         blocks=found.networks,

@@ -12,11 +12,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict
 
-TERMS = ("slope", "networks", "blocks", "switches")
-
 
 class Share(NamedTuple):
-    """The part of one operator in a network: the sum of its blocks' latencies (ms), and their number."""
+    """The part of one kind of blocks in a network: the sum of its blocks' latencies (ms), and their number."""
 
     core_ms: float
     blocks: int
@@ -26,8 +24,9 @@ class Features(BaseModel):
     """What a network's latency is made of.
 
     ``core_ms`` is the sum of the blocks' latencies without sessions and borders, ``blocks`` their number, and
-    ``switch_ms`` the cost of the borders at which neighbouring blocks differ in layout. ``operators`` tells the first
-    two by operator, where a space is so varied that operators are calibrated apart.
+    ``switch_ms`` the cost of the borders at which neighbouring blocks differ in layout. Where a space has no end of
+    blocks, ``core_ms`` is that of steady state, ``millions`` are the weights that a cold call has to read, and
+    ``kinds`` tells the first two by kind of block: these are calibrated apart.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -35,11 +34,12 @@ class Features(BaseModel):
     core_ms: float
     blocks: int
     switch_ms: float
-    operators: Mapping[str, Share] = {}
+    millions: float = 0.0
+    kinds: Mapping[str, Share] = {}
 
 
-class OperatorTerm(BaseModel):
-    """What an operator adds to the calibration of all: per ms of its core, per block, and where it is there at all."""
+class KindTerm(BaseModel):
+    """What a kind of blocks adds to what holds for all: per ms of its core, per block, and where it is there at all."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -48,12 +48,14 @@ class OperatorTerm(BaseModel):
     first_ms: float
 
     def predict_ms(self, share: Share) -> float:
-        """Return what the operator adds (ms)."""
+        """Return what the kind adds (ms)."""
         return self.slope * share.core_ms + self.block_ms * share.blocks + self.first_ms
 
 
 class Calibration(BaseModel):
-    """``ms = slope * core_ms + offset_ms + block_ms * blocks + switch_share * switch_ms``, and terms of operators.
+    """``ms = slope * core_ms + offset_ms + block_ms * blocks + switch_share * switch_ms``, and terms of kinds.
+
+    Beside those of kinds there is ``million_ms``, for each million weights.
 
     Networks of which these make less than ``least_ms``, half of the fastest that was measured, are said to take that.
     """
@@ -64,16 +66,18 @@ class Calibration(BaseModel):
     offset_ms: float
     block_ms: float
     switch_share: float
-    operators: dict[str, OperatorTerm] = {}
+    million_ms: float = 0.0
+    kinds: dict[str, KindTerm] = {}
     least_ms: float = 0.0
 
     def predict_ms(self, features: Features) -> float:
         """Return the latency (ms) of a network."""
         common_ms = float(self.predict_many_ms(features.core_ms, features.blocks, features.switch_ms))
-        if not self.operators:
+        if not self.kinds:
             return common_ms
-        shares = [(self.operators[name], share) for name, share in features.operators.items() if name in self.operators]
-        return max(self.least_ms, common_ms + sum(term.predict_ms(share) for term, share in shares))
+        shares = [(self.kinds[name], share) for name, share in features.kinds.items() if name in self.kinds]
+        added_ms = self.million_ms * features.millions + sum(term.predict_ms(share) for term, share in shares)
+        return max(self.least_ms, common_ms + added_ms)
 
     def predict_many_ms(self, core_ms: ArrayLike, blocks: ArrayLike, switch_ms: ArrayLike) -> NDArray:
         """Return the latency (ms) of each network; see ``Features``."""
@@ -90,44 +94,45 @@ class Calibration(BaseModel):
 
         A posterior mean of Bayesian linear regression (Bishop, Pattern Recognition and Machine Learning, 3.3), so
         that ten networks suffice: measurements are trusted to ``_NOISE``, blocks alone to be right up to ``_SPREAD``.
-        Features by operator are fitted in the same way, each operator's around what holds for all of them.
+        Features by kind are fitted in the same way, each kind's around what holds for all of them.
         """
         # Terms in units of a typical block, so that the prior holds for microseconds and for seconds alike.
+        names = sorted({name for f in features for name in f.kinds})
+        if names:
+            return cls._fit_kinds(features, np.asarray(measured_ms), names)
         block_ms = float(np.mean([f.core_ms / f.blocks for f in features]))
         rows = np.array([[f.core_ms, 3 * block_ms, block_ms * f.blocks, f.switch_ms] for f in features])
-        names = sorted({name for f in features for name in f.operators})
-        if not names:
-            found = _posterior_mean(rows, np.asarray(measured_ms), _NOISE, _EXPECTED, _SPREAD)
-            return cls._of(found, block_ms)
-        small_ms = float(np.median([f.core_ms / f.blocks for f in features]))
-        shares = [[f.operators.get(name, Share(0.0, 0)) for name in names] for f in features]
-        terms = [
-            [
-                value
-                for share in each
-                for value in (share.core_ms, small_ms * share.blocks, small_ms * (share.blocks > 0))
-            ]
-            for each in shares
-        ]
-        expected = np.concatenate([_EXPECTED, np.zeros(3 * len(names))])
-        spread = np.concatenate([_SPREAD, np.tile(_OPERATOR_SPREAD, len(names))])
-        found = _posterior_mean(np.hstack([rows, terms]), np.asarray(measured_ms), _VARIED_NOISE, expected, spread)
-        units = np.array([1, small_ms, small_ms])
-        operators = {
-            name: OperatorTerm(slope=slope, block_ms=each_ms, first_ms=first_ms)
-            for name, (slope, each_ms, first_ms) in zip(names, found[4:].reshape(-1, 3) * units, strict=True)
-        }
-        common = cls._of(found[:4], block_ms)
-        return common.model_copy(update={"operators": operators, "least_ms": float(min(measured_ms)) / 2})
+        slope, offset, each, switch = _posterior_mean(rows, np.asarray(measured_ms), _NOISE, _EXPECTED, _SPREAD)
+        return cls(
+            slope=float(slope), offset_ms=float(3 * block_ms * offset), block_ms=float(block_ms * each),
+            switch_share=float(switch),
+        )  # fmt: skip
 
     @classmethod
-    def _of(cls, found: NDArray, block_ms: float) -> "Calibration":
+    def _fit_kinds(cls, features: Sequence[Features], measured_ms: NDArray, names: Sequence[str]) -> "Calibration":
+        block_ms = float(np.median([f.core_ms / f.blocks for f in features]))
+        # Of weights nothing is known but that they take no more than everything does.
+        million_ms = float(np.mean(measured_ms) / max(np.mean([f.millions for f in features]), 1e-9))
+        rows = []
+        for f in features:
+            shares = [f.kinds.get(name, Share(0.0, 0)) for name in names]
+            terms = [(core_ms, block_ms * blocks, block_ms * (blocks > 0)) for core_ms, blocks in shares]
+            common = (f.core_ms, block_ms, block_ms * f.blocks, million_ms * f.millions)
+            rows.append([*common, *(value for term in terms for value in term)])
+        expected = np.concatenate([_KINDS_EXPECTED, np.zeros(3 * len(names))])
+        spread = np.concatenate([_KINDS_SPREAD, np.tile(_KIND_SPREAD, len(names))])
+        found = _posterior_mean(np.array(rows), measured_ms, _KINDS_NOISE, expected, spread)
+        slope, offset, each, million = found[:4]
+        kinds = {
+            name: KindTerm(slope=slope, block_ms=each_ms, first_ms=first_ms)
+            for name, (slope, each_ms, first_ms) in zip(
+                names, found[4:].reshape(-1, 3) * [1, block_ms, block_ms], strict=True
+            )
+        }
         return cls(
-            slope=float(found[0]),
-            offset_ms=float(3 * block_ms * found[1]),
-            block_ms=float(block_ms * found[2]),
-            switch_share=float(found[3]),
-        )
+            slope=float(slope), offset_ms=float(block_ms * offset), block_ms=float(block_ms * each), switch_share=0.0,
+            million_ms=float(million_ms * million), kinds=kinds, least_ms=float(min(measured_ms)) / 2,
+        )  # fmt: skip
 
 
 def _posterior_mean(rows: NDArray, measured_ms: NDArray, noise: float, expected: NDArray, spread: NDArray) -> NDArray:
@@ -146,9 +151,12 @@ _NOISE = 0.012
 _EXPECTED = np.array([1.0, 0.0, 0.0, 0.4])
 _SPREAD = np.array([0.15, 1.0, 0.2, 0.3])
 # Where blocks are predicted, no calibration is as exact as a measurement.
-_VARIED_NOISE = 0.15
-# An operator's slope, overhead per block, and cost of being there at all, give or take.
-_OPERATOR_SPREAD = np.array([0.2, 0.2, 0.4])
+_KINDS_NOISE = 0.1
+# Slope, offset, overhead per block, weights: expected, and give or take.
+_KINDS_EXPECTED = np.array([1.0, 0.0, 0.0, 0.0])
+_KINDS_SPREAD = np.array([0.2, 10.0, 0.5, 1.0])
+# A kind's slope, overhead per block, and cost of being there at all, give or take.
+_KIND_SPREAD = np.array([0.2, 0.25, 1.0])
 
 
 def cross_predicted(features: Sequence[Features], measured_ms: Sequence[float]) -> NDArray:

@@ -25,8 +25,8 @@ from search_spaces.space import SearchSpace, sample_spread
 TOLERANCE = 1e-4
 PROBED_SHAPES = 3
 PROBE_DEPTHS = (1, 3)
-# Where there is no end of blocks: random networks whose blocks are measured, and how many of each operator.
-DRAWN, PER_OPERATOR = 300, 40
+# Where there is no end of blocks: random networks whose blocks are measured, and how many of each kind.
+DRAWN, PER_KIND = 300, 40
 _PLAIN_OPERATORS = {"MatMul", "LayerNormalization", "InstanceNormalization"}
 # Devices on different machines are measured side by side; torch has one random state for all threads.
 _RANDOM = threading.Lock()
@@ -164,24 +164,24 @@ def plain_ends(model: bytes) -> tuple[bool, bool]:
 def measured_blocks(space: SearchSpace, networks: Sequence[Architecture], seed: int) -> list[Block]:
     """Return the blocks that a table of ``space`` measures, each once: all of them, with those of ``networks``.
 
-    Where there is no end of them: those of known networks, and of each operator ``PER_OPERATOR`` of random networks,
+    Where there is no end of them: those of known networks, and of each kind ``PER_KIND`` of random networks,
     spread evenly over log size. Those of ``networks`` alone are not among them, so that predictions for these tell
     how well others are predicted.
     """
     if not space.endless:
         return [*space.distinct_blocks(), *(block for network in networks for block in space.blocks(network))]
     others = spread_networks(space, DRAWN, seed + 2)  # a check of the table draws with seed + 1
-    by_operator: dict[str, dict[str, Block]] = defaultdict(dict)
+    by_kind: dict[str, dict[str, Block]] = defaultdict(dict)
     for block in (block for network in others for block in space.blocks(network) if not block.free):
-        by_operator[type(block).__name__][block.key] = block
-    chosen = [block for found in by_operator.values() for block in _spread(list(found.values()))]
+        by_kind[block.kind][block.key] = block
+    chosen = [block for found in by_kind.values() for block in _spread(list(found.values()))]
     return list({block.key: block for block in (*space.distinct_blocks(), *chosen)}.values())
 
 
 def _spread(blocks: list[Block]) -> list[Block]:
-    """Return ``PER_OPERATOR`` of the blocks, or all if they are fewer: those nearest to even steps of log size."""
+    """Return ``PER_KIND`` of the blocks, or all if they are fewer: those nearest to even steps of log size."""
     sizes = [math.log(block.moved + block.params) for block in blocks]
-    return [blocks[i] for i in nearest_to_even_steps(sizes, PER_OPERATOR)]
+    return [blocks[i] for i in nearest_to_even_steps(sizes, PER_KIND)]
 
 
 def spread_networks(space: SearchSpace, count: int, seed: int) -> list[Architecture]:

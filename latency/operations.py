@@ -117,6 +117,9 @@ def _avg_pool2d(
     kernel, stride, padding = (
         list(v) if isinstance(v, tuple | list) else [v, v] for v in (kernel_size, stride or kernel_size, padding)
     )
+    # Engines have a fast kernel for whole feature maps; that for windows is fast for some numbers of channels only.
+    if kernel == list(x.shape[-2:]) and padding == [0, 0]:
+        return r.node("GlobalAveragePool", [r.name(x)])
     return r.node(
         "AveragePool",
         [r.name(x)],

@@ -20,7 +20,7 @@ from search_spaces.block import Block
 from search_spaces.errors import InputError
 from search_spaces.grid import Grid
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # Beyond this error on networks that it has not seen, a table misleads more than it helps.
 WORST_MAPE_PERCENT = 15.0
@@ -165,9 +165,10 @@ class Session(_Model):
 class LatencyTable(_Model):
     """Latencies of one device for the blocks of one space at one input shape, in ms.
 
-    ``quantity`` names what was measured (see ``Device.quantity``). ``session_ms`` is the cold call of an empty model
-    and ``border_ms_per_mib`` what a block alone pays for its input and output, both at the speed of the time that
-    ``scale`` brings to that of the table's networks; see ``latency.calibrate`` for how a network's latency follows.
+    ``quantity`` names what was measured (see ``Device.quantity``). ``session_ms`` is the cold call of an empty model,
+    ``session_steady_ms`` its steady state, and ``border_ms_per_mib`` what a block alone pays for its input and output,
+    all at the speed of the time that ``scale`` brings to that of the table's networks; see ``latency.calibrate`` for
+    how a network's latency follows.
     """
 
     device: str
@@ -178,6 +179,7 @@ class LatencyTable(_Model):
     input_shape: tuple[int, int, int]
     classes: int
     session_ms: float
+    session_steady_ms: float
     border_ms_per_mib: float
     scale: float = 1.0
     blocks: dict[str, BlockLatency]
@@ -213,7 +215,7 @@ class LatencyTable(_Model):
         """
         body = [block for block in blocks if not block.free]
         if self._unmeasured:
-            return self._features_by_operator(body)
+            return self._features_by_kind(body)
         if missing := self.missing(body):
             names = ", ".join(block.key for block in missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise InputError(f"the latency table of {self.device} lacks {len(missing)} blocks: {names}")
@@ -225,14 +227,15 @@ class LatencyTable(_Model):
         )
         return Features(core_ms=sum(map(self._core_ms, body)), blocks=len(body), switch_ms=switches)
 
-    def _features_by_operator(self, body: Sequence[Block]) -> Features:
+    def _features_by_kind(self, body: Sequence[Block]) -> Features:
         core_ms: dict[str, list[float]] = {}
         for block in body:
-            core_ms.setdefault(type(block).__name__, []).append(self._core_ms(block))
-        shares = {name: Share(sum(ms), len(ms)) for name, ms in core_ms.items()}
+            core_ms.setdefault(block.kind, []).append(self._steady_core_ms(block))
+        kinds = {name: Share(sum(ms), len(ms)) for name, ms in core_ms.items()}
         return Features(
-            core_ms=sum(share.core_ms for share in shares.values()), blocks=len(body), switch_ms=0.0, operators=shares
-        )
+            core_ms=sum(share.core_ms for share in kinds.values()), blocks=len(body), switch_ms=0.0,
+            millions=sum(block.params for block in body) / 1e6, kinds=kinds,
+        )  # fmt: skip
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
         """Return a copy with the values of ``update``; what follows from its rows is derived anew."""
@@ -243,26 +246,30 @@ class LatencyTable(_Model):
 
     @cached_property
     def rows(self) -> list[tuple[Facts, float]]:
-        """What blocks are predicted from, where the table does so: facts, and the latency with a session (ms)."""
-        return [(entry.facts, entry.scale * entry.cold_ms) for entry in self.blocks.values() if entry.facts]
+        """What blocks are predicted from, where the table does so: facts, and steady latency with a session (ms)."""
+        return [(entry.facts, entry.scale * entry.steady_ms) for entry in self.blocks.values() if entry.facts]
 
     @cached_property
     def _unmeasured(self) -> Unmeasured | None:
-        return Unmeasured(self.rows, self.scale * self.session_ms) if self.rows else None
+        return Unmeasured(self.rows, self.scale * self.session_steady_ms) if self.rows else None
 
     @cached_property
     def _predicted_ms(self) -> dict[str, float]:
         """What was predicted so far (ms), by the block's key."""
         return {}
 
+    def _steady_core_ms(self, block: Block) -> float:
+        """Return what a block takes (ms) in steady state without its session: measured, or else predicted."""
+        if entry := self.blocks.get(block.key):
+            return max(0.0, entry.scale * entry.steady_ms - self.scale * self.session_steady_ms)
+        assert self._unmeasured
+        if block.key not in self._predicted_ms:
+            self._predicted_ms[block.key] = self._unmeasured.predict_ms(Facts.of(block))
+        return self._predicted_ms[block.key]
+
     def _core_ms(self, block: Block) -> float:
-        """Return what a block takes (ms) without its session and its borders: measured, or else predicted."""
-        entry = self.blocks.get(block.key)
-        if entry is None:
-            assert self._unmeasured
-            if block.key not in self._predicted_ms:
-                self._predicted_ms[block.key] = self._unmeasured.predict_ms(Facts.of(block))
-            return self._predicted_ms[block.key]
+        """Return what a block takes (ms) without its session and its borders."""
+        entry = self.blocks[block.key]
         borders_ms = (self._border_ms(block.in_shape) + self._border_ms(block.out_shape)) / 2
         return entry.scale * entry.cold_ms - self.scale * self.session_ms - borders_ms
 

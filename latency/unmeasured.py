@@ -1,9 +1,11 @@
 """What blocks take that were not measured, for spaces with no end of them: predicted from the rows of a table.
 
-Each operator starts from a roofline-like cost (Williams et al., CACM 2009): a fixed part, and factors that are not
-negative times MACs, elements moved and weights. A Gaussian process (Rasmussen and Williams, 2006, section 2.2)
-over the logarithms of shapes and hyper-parameters tells by what ratio a block leaves it: caches, strides and kernels
-for special sizes are in no count. Errors count relative to what was measured, as latencies span orders of magnitude.
+That is what they take in steady state: what a block of a network works on has just been computed, and its code has
+often run before; only weights come from memory, which ``latency.calibrate`` counts. Each kind of blocks starts from a
+roofline-like cost (Williams et al., CACM 2009): a fixed part, and factors that are not negative times MACs, elements
+moved and weights. A Gaussian process (Rasmussen and Williams, 2006, section 2.2) over the logarithms of shapes and
+hyper-parameters tells by what ratio a block leaves it: caches, strides and kernels for special sizes are in no count.
+Errors count relative to what was measured, as latencies span orders of magnitude.
 """
 
 import dataclasses
@@ -19,7 +21,7 @@ from scipy.optimize import nnls
 
 from search_spaces.block import Block
 
-# An operator with fewer rows is predicted by the roofline of all operators together.
+# A kind with fewer rows is predicted by the roofline of all blocks together.
 FEWEST_ROWS = 8
 FOLDS = 5
 # What a block alone takes is measured to about so much, relative to all that it takes; and no model is exact.
@@ -33,11 +35,11 @@ _STEPS = 6
 
 
 class Facts(BaseModel):
-    """What the latency of a block follows from: its operator, counts at batch 1, shapes and hyper-parameters."""
+    """What the latency of a block follows from: its kind, counts at batch 1, shapes and hyper-parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    operator: str
+    kind: str
     macs: int
     moved: int
     params: int
@@ -48,7 +50,7 @@ class Facts(BaseModel):
         """Return the facts of a block."""
         sizes = (*block.out_shape, *_numbers([getattr(block, field.name) for field in dataclasses.fields(block)]))
         return cls(
-            operator=type(block).__name__, macs=block.macs, moved=block.moved, params=block.params,
+            kind=block.kind, macs=block.macs, moved=block.moved, params=block.params,
             sizes=sizes,
         )  # fmt: skip
 
@@ -68,28 +70,28 @@ def _numbers(values: Sequence[Any]) -> Iterator[int]:
 
 
 Row = tuple[Facts, float]
-"""A measured block: its facts, and what it takes with a session (ms)."""
+"""A measured block: its facts, and what it takes in steady state with a session (ms)."""
 
 
 class Unmeasured:
-    """Predicts what blocks take (ms) without their session, from measured ``rows``.
+    """Predicts what blocks take (ms) in steady state without their session, from measured ``rows``.
 
     The same rows give the same predictions.
     """
 
     def __init__(self, rows: Sequence[Row], session_ms: float) -> None:
-        by_operator: dict[str, list[Row]] = defaultdict(list)
+        by_kind: dict[str, list[Row]] = defaultdict(list)
         for facts, ms in rows:
-            by_operator[facts.operator].append((facts, ms))
+            by_kind[facts.kind].append((facts, ms))
         self._pooled = _roofline([f.counts for f, _ in rows], [ms for _, ms in rows], session_ms)
-        self._operators: Mapping[str, _Operator] = {
-            name: _Operator(found, session_ms) for name, found in by_operator.items() if len(found) >= FEWEST_ROWS
+        self._kinds: Mapping[str, _Kind] = {
+            name: _Kind(found, session_ms) for name, found in by_kind.items() if len(found) >= FEWEST_ROWS
         }
 
     def predict_ms(self, facts: Facts) -> float:
         """Return the predicted latency (ms) of a block, without its session."""
-        operator = self._operators.get(facts.operator)
-        return operator.predict_ms(facts) if operator else float(np.dot(facts.counts, self._pooled))
+        kind = self._kinds.get(facts.kind)
+        return kind.predict_ms(facts) if kind else float(np.dot(facts.counts, self._pooled))
 
 
 def left_out_predictions(rows: Sequence[Row], session_ms: float) -> NDArray:
@@ -103,8 +105,8 @@ def left_out_predictions(rows: Sequence[Row], session_ms: float) -> NDArray:
     return predicted
 
 
-class _Operator:
-    """One operator's roofline, and a Gaussian process over the logarithms of how rows leave it."""
+class _Kind:
+    """The roofline of one kind of blocks, and a Gaussian process over the logarithms of how rows leave it."""
 
     def __init__(self, rows: Sequence[Row], session_ms: float) -> None:
         counts = [facts.counts for facts, _ in rows]

@@ -26,6 +26,11 @@ class Block(ABC):
     in_shape: Shape
 
     @property
+    def kind(self) -> str:
+        """What it has in common with blocks that engines compute in the same way, whatever their sizes."""
+        return type(self).__name__
+
+    @property
     @abstractmethod
     def spec(self) -> str:
         """Operator and hyper-parameters as text, without the input shape."""

@@ -58,6 +58,7 @@ def made_up_table(space: SearchSpace, device: str = "cpu") -> LatencyTable:
     return LatencyTable(
         device=device, quantity="cold_cpu_ms", fingerprint=fingerprint(Device.parse("cpu")), protocol={"seed": 0},
         space=space.name, input_shape=space.input_shape, classes=space.classes, session_ms=0.002,
+        session_steady_ms=0.001,
         border_ms_per_mib=0.0, blocks=blocks, networks=tuple(anchors), quality=quality, session=session,
         calibration=Calibration(slope=1.0, offset_ms=0.01, block_ms=0.0, switch_share=0.0),
     )  # fmt: skip

@@ -47,12 +47,12 @@ def row(quality: Quality) -> str:
     return f"{quality.spearman:.3f}  {errors}"
 
 
-def blocks_by_operator(table: LatencyTable) -> dict[str, str]:
-    """Return the error of left-out blocks by operator: mean, and number of rows."""
-    predicted = left_out_predictions(table.rows, table.scale * table.session_ms)
+def blocks_by_kind(table: LatencyTable) -> dict[str, str]:
+    """Return the error of left-out blocks by kind: mean, and number of rows."""
+    predicted = left_out_predictions(table.rows, table.scale * table.session_steady_ms)
     errors: dict[str, list[float]] = defaultdict(list)
     for (facts, ms), found in zip(table.rows, predicted, strict=True):
-        errors[facts.operator].append(abs(found / ms - 1))
+        errors[facts.kind].append(abs(found / ms - 1))
     return {name: f"{100 * np.mean(values):.1f} % of {len(values)}" for name, values in sorted(errors.items())}
 
 
@@ -77,7 +77,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             table = build_table(space, device, Path(folder, "table.json"), protocol)
     print(f"{len(table.blocks)} blocks, {len(table.networks)} networks; {table.lines()}")
-    print("error of left-out blocks:", ", ".join(f"{name} {text}" for name, text in blocks_by_operator(table).items()))
+    print("error of left-out blocks:", ", ".join(f"{name} {text}" for name, text in blocks_by_kind(table).items()))
 
     networks = unseen(space, table, options.networks, options.seed)
     models = {**network_models(space, networks, device), **anchor_models(table, space, device)}

@@ -133,7 +133,7 @@ def small(patch: pytest.MonkeyPatch) -> EinSpace:
     """Return a space with no end of blocks, of which few are measured."""
     patch.setattr(build, "VARIED_NETWORKS", 20)
     patch.setattr(models, "DRAWN", 30)
-    patch.setattr(models, "PER_OPERATOR", 9)
+    patch.setattr(models, "PER_KIND", 9)
     limits = Limits(macs=200_000, params=20_000, elements=10_000, functions=4, depth=2)
     return EinSpace((1, 8, 8), 3, limits=limits)
 
@@ -197,7 +197,7 @@ def test_predictions_are_the_same_when_a_table_is_read_again(
     first = table.predict_ms(blocks)
     assert LatencyTable.load(path).predict_ms(blocks) == first == table.predict_ms(blocks)
     # Nothing of what a table predicted is left in a copy with other rows.
-    slower = {key: entry.model_copy(update={"cold_ms": 2 * entry.cold_ms}) for key, entry in table.blocks.items()}
+    slower = {key: entry.model_copy(update={"steady_ms": 2 * entry.steady_ms}) for key, entry in table.blocks.items()}
     assert table.model_copy(update={"blocks": slower}).predict_ms(blocks) > first
 
 
@@ -276,7 +276,7 @@ def test_features_are_those_of_the_device(exact: Built, device: MadeUpDevice) ->
         found, expected = table.features(FBNET.blocks(network)), device.features(network)
         counts = {"core_ms", "blocks", "switch_ms"}
         assert found.model_dump(include=counts) == pytest.approx(expected.model_dump(include=counts))
-        assert found.operators == expected.operators == {}
+        assert found.kinds == expected.kinds == {}
     assert any(device.features(network).switch_ms > 0 for network in networks)
 
 

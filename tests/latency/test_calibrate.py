@@ -11,7 +11,7 @@ from latency.calibrate import (
     _SPREAD,
     Calibration,
     Features,
-    OperatorTerm,
+    KindTerm,
     Share,
     cross_predicted,
 )
@@ -134,7 +134,7 @@ def test_cross_predicted_leaves_each_out() -> None:
 
 
 def varied(count: int, seed: int = 0) -> list[Features]:
-    """Return networks of three operators whose latencies span two orders of magnitude."""
+    """Return networks of three kinds of blocks whose latencies span two orders of magnitude."""
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(count):
@@ -147,37 +147,37 @@ def varied(count: int, seed: int = 0) -> list[Features]:
         found.append(
             Features(
                 core_ms=sum(share.core_ms for share in shares.values()), blocks=sum(s.blocks for s in shares.values()),
-                switch_ms=0.0, operators=shares,
+                switch_ms=0.0, kinds=shares,
             )
         )  # fmt: skip
     return found
 
 
 TERMS = {
-    "Add": OperatorTerm(slope=-0.2, block_ms=0.0, first_ms=0.005),
-    "Linear": OperatorTerm(slope=0.15, block_ms=0.0, first_ms=0.0),
-    "Part": OperatorTerm(slope=0.0, block_ms=-0.003, first_ms=0.002),
+    "Add": KindTerm(slope=-0.2, block_ms=0.0, first_ms=0.005),
+    "Linear": KindTerm(slope=0.15, block_ms=0.0, first_ms=0.0),
+    "Part": KindTerm(slope=0.0, block_ms=-0.003, first_ms=0.002),
 }
 
 
-def test_terms_of_operators_by_hand() -> None:
+def test_terms_of_kinds_by_hand() -> None:
     calibration = Calibration(
-        slope=1, offset_ms=0.5, block_ms=0, switch_share=0, least_ms=0.6,
-        operators={"Add": OperatorTerm(slope=0.5, block_ms=0.25, first_ms=0.125)},
+        slope=1, offset_ms=0.5, block_ms=0, switch_share=0, least_ms=0.6, million_ms=0.25,
+        kinds={"Add": KindTerm(slope=0.5, block_ms=0.25, first_ms=0.125)},
     )  # fmt: skip
     shares = {"Add": Share(2.0, 3), "Unknown": Share(1.0, 1)}
-    found = calibration.predict_ms(Features(core_ms=3.0, blocks=4, switch_ms=0.0, operators=shares))
-    assert found == 0.5 + 3.0 + (0.5 * 2 + 0.25 * 3 + 0.125)
+    found = calibration.predict_ms(Features(core_ms=3.0, blocks=4, switch_ms=0.0, millions=2.0, kinds=shares))
+    assert found == 0.5 + 3.0 + 0.25 * 2 + (0.5 * 2 + 0.25 * 3 + 0.125)
     # No network is said to be faster than that.
     assert calibration.predict_ms(Features(core_ms=0.01, blocks=1, switch_ms=0.0)) == 0.6
 
 
-def test_operators_are_told_apart_where_networks_vary() -> None:
-    true = Calibration(slope=1, offset_ms=0.04, block_ms=0, switch_share=0, operators=TERMS)
+def test_kinds_are_told_apart_where_networks_vary() -> None:
+    true = Calibration(slope=1, offset_ms=0.04, block_ms=0, switch_share=0, kinds=TERMS)
     features = varied(96)
     rng = np.random.default_rng(1)
     ms = [true.predict_ms(f) * float(rng.lognormal(0, 0.03)) for f in features]
-    together = [f.model_copy(update={"operators": {}}) for f in features]
+    together = [f.model_copy(update={"kinds": {}}) for f in features]
     apart_error, together_error = (
         float(np.mean(np.abs(cross_predicted(f, ms) / np.array(ms) - 1))) for f in (features, together)
     )
@@ -185,13 +185,13 @@ def test_operators_are_told_apart_where_networks_vary() -> None:
     assert Calibration.fit(features, ms).least_ms == min(ms) / 2
 
 
-def test_terms_of_operators_in_any_unit_of_time() -> None:
+def test_terms_of_kinds_in_any_unit_of_time() -> None:
     features = varied(40)
     ms = [f.core_ms + 0.03 for f in features]
 
     def slower(f: Features) -> Features:
-        shares = {name: Share(1000 * share.core_ms, share.blocks) for name, share in f.operators.items()}
-        return f.model_copy(update={"core_ms": 1000 * f.core_ms, "operators": shares})
+        shares = {name: Share(1000 * share.core_ms, share.blocks) for name, share in f.kinds.items()}
+        return f.model_copy(update={"core_ms": 1000 * f.core_ms, "kinds": shares})
 
     fast = Calibration.fit(features, ms)
     slow = Calibration.fit([slower(f) for f in features], [1000 * each for each in ms])

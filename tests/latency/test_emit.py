@@ -403,6 +403,12 @@ def test_average_pools(name: str, batch: int) -> None:
     assert_equal(Apply(lambda m, x: F.avg_pool2d(x, **POOLS[name])), (4, 7, 9), batch)
 
 
+def test_whole_maps_are_pooled_by_the_kernel_for_them() -> None:
+    found = {shape: assert_equal(nn.AvgPool2d(shape), (3, 4, 6)) for shape in ((4, 6), (4, 3))}
+    kernels = {shape: [node.op_type for node in model.graph.node] for shape, model in found.items()}
+    assert kernels == {(4, 6): ["GlobalAveragePool"], (4, 3): ["AveragePool"]}
+
+
 def test_norms_that_follow_no_convolution_are_nodes_of_their_own() -> None:
     counts = {"norm without convolution": 1, "norm after activation": 1, "two norms": 0, "norm and without": 1}
     for name, expected in counts.items():

@@ -2,6 +2,7 @@
 
 import threading
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -31,6 +32,7 @@ from latency.models import (
 from latency.quantize import NotQuantizable
 from search_spaces.block import Block
 from search_spaces.cell_operators import AveragePool, NormClassifier, ReLUConvNorm, ResidualDown, Zero
+from search_spaces.einspace.space import EinSpace
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.nb201 import NB201Space
 from search_spaces.operators import Classifier, ConvNormReLU, Identity, MBConv
@@ -81,6 +83,16 @@ def test_files_have_the_device_s_batch_and_precision(device: str, space: SearchS
     whole = network_models(space, networks, target)
     assert list(whole) == [a.text for a in networks]
     assert all(shape_of(content) == [target.batch, *space.input_shape] for content in whole.values())
+
+
+def test_branches_that_training_sets_apart_are_all_run(tmp_path: Path) -> None:
+    # Fresh norms are all alike: an engine would run one of them.
+    space = EinSpace((4, 8, 8), 3)
+    network = space.parse("einspace:branch,clone2,add,op,norm,op,norm")
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    ort.InferenceSession(network_models(space, [network], CPU)[network.text], options, ["CPUExecutionProvider"])
+    assert operators((tmp_path / "optimised.onnx").read_bytes())["BatchNormalization"] == 2
 
 
 def test_int8_files_are_the_float_ones_but_for_rounding() -> None:

@@ -33,18 +33,18 @@ BLOCKS = [
     (MBConv((32, 8, 8), 32, 5, 1, 1, groups=2), {"QLinearConv": 2, "QLinearAdd": 1}),
     (MBConv((32, 8, 8), 32, 3, 1, 2, groups=2), {"QLinearConv": 3, "QLinearAdd": 1}),
     (ConvNormReLU((16, 8, 8), 24, 1, 1), {"QLinearConv": 1}),
-    (Classifier((64, 7, 7), 10), {"QLinearAveragePool": 1, "QGemm": 1}),
+    (Classifier((64, 7, 7), 10), {"QLinearGlobalAveragePool": 1, "QGemm": 1}),
     (ReLUConvNorm((16, 8, 8), 16, 3), {"QLinearConv": 1}),
     (ResidualDown((16, 8, 8), 32), {"QLinearConv": 3, "QLinearAveragePool": 1, "QLinearAdd": 1}),
     (AveragePool((16, 8, 8)), {"QLinearAveragePool": 1}),
-    (NormClassifier((16, 8, 8), 10), {"QLinearAveragePool": 1, "QGemm": 1}),
+    (NormClassifier((16, 8, 8), 10), {"QLinearGlobalAveragePool": 1, "QGemm": 1}),
     (SqueezeMBConv((24, 14, 14), 24, 3, 1, 6, squeeze=True), {"QLinearConv": 5, "QLinearMul": 1, "QLinearAdd": 1}),
     (
         SqueezeMBConv((24, 14, 14), 24, 3, 1, 6, squeeze=True, hswish=True),
         {"QLinearConv": 5, "QLinearMul": 1, "Mul": 3},
     ),
     (ConvNormHSwish((16, 8, 8), 24, 1, 1), {"QLinearConv": 1, "Mul": 1}),
-    (PooledHead((64, 7, 7), 32, 10), {"QLinearAveragePool": 1, "QGemm": 2, "Mul": 1}),
+    (PooledHead((64, 7, 7), 32, 10), {"QLinearGlobalAveragePool": 1, "QGemm": 2, "Mul": 1}),
     (Resize((3, 28, 28), 20, 20), {"Resize": 1}),
 ]
 

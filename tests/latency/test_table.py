@@ -50,6 +50,7 @@ def table() -> LatencyTable:
         input_shape=(1, 8, 8),
         classes=10,
         session_ms=0.125,
+        session_steady_ms=0.0625,
         border_ms_per_mib=0.0,
         blocks={block.key: entry(ms) for block, ms in MILLISECONDS.items()},
         calibration=CALIBRATION,
@@ -135,7 +136,8 @@ def large() -> tuple[FBNetSpace, LatencyTable]:
             )
     return space, LatencyTable(
         device="cpu", quantity="cold_cpu_ms", fingerprint={**fingerprint(CPU), "batch": "2"}, protocol={},
-        space=space.name, input_shape=(3, 32, 32), classes=10, session_ms=0.125, border_ms_per_mib=1.5, scale=1.25,
+        space=space.name, input_shape=(3, 32, 32), classes=10, session_ms=0.125, session_steady_ms=0.0625,
+        border_ms_per_mib=1.5, scale=1.25,
         blocks=blocks, calibration=CALIBRATION, networks=(), quality=Quality.none(), session=SESSION,
     )  # fmt: skip
 

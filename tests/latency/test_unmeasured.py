@@ -31,9 +31,13 @@ def measured(facts: list[Facts], noise: float = 0.0) -> list[Row]:
 
 def test_facts_by_hand() -> None:
     facts = Facts.of(Convolution((3, 8, 6), 16, 3, 2, 1))
-    assert facts.operator == "Convolution" and facts.macs == 3 * 16 * 9 * 4 * 3 and facts.params == 3 * 16 * 9
+    assert facts.kind == "Convolution" and facts.macs == 3 * 16 * 9 * 4 * 3 and facts.params == 3 * 16 * 9
     assert facts.moved == 3 * 8 * 6 + 16 * 4 * 3
     assert facts.sizes == (16, 4, 3, 3, 8, 6, 16, 3, 2, 1)
+    # Engines compute each order of dimensions in a way of its own, but all linear layers alike.
+    orders = [Facts.of(Permute((3, 8, 6), axes)).kind for axes in ((2, 1, 0), (0, 2, 1))]
+    assert orders == ["permute_210", "permute_021"]
+    assert linear(2, 16, 32).kind == linear(2, 16, 64).kind == "Linear"
     assert Facts.of(Permute((3, 8, 6), (2, 1, 0))).sizes == (6, 8, 3, 3, 8, 6, 2, 1, 0)
 
 
@@ -69,7 +73,7 @@ def test_what_no_count_tells_is_learned_from_neighbours() -> None:
 def test_operators_with_few_rows_are_predicted_by_all_together() -> None:
     lone = Facts.of(LeakyReLU((8, 8, 8)))
     rows = measured([*linears(40), lone])
-    assert len([facts for facts, _ in rows if facts.operator == "LeakyReLU"]) < FEWEST_ROWS
+    assert len([facts for facts, _ in rows if facts.kind == "LeakyReLU"]) < FEWEST_ROWS
     other = Facts.of(LeakyReLU((8, 16, 16)))
     assert Unmeasured(rows, SESSION_MS).predict_ms(other) == pytest.approx(core_ms(other), rel=0.3)
 
