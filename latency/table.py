@@ -26,7 +26,7 @@ SCHEMA_VERSION = 4
 WORST_MAPE_PERCENT = 15.0
 WORST_SPEARMAN = 0.80
 # Where blocks are predicted: latencies of such a space span orders of magnitude.
-WORST_PREDICTED_MAPE_PERCENT = 30.0
+WORST_PREDICTED_MAPE_PERCENT = 20.0
 _MIB = 2**20
 
 

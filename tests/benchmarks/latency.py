@@ -1,6 +1,6 @@
 """How well latency tables predict whole networks, beside simpler ways, on the same networks in the same run.
 
-Run: .venv/bin/python -P tests/benchmarks/latency.py [--input 3x32x32] [--macro cifar] [--device cpu] [--builds 3]
+Run: .venv/bin/python -P tests/benchmarks/latency.py [--space fbnet/cifar] [--input 3x32x32] [--device cpu] [--builds 3]
 """
 
 import argparse
@@ -16,9 +16,8 @@ from latency.device import Device
 from latency.measure import Measured, Protocol, measure
 from latency.models import network_models
 from latency.table import LatencyTable, Quality
-from nas.config import parse_shape
+from nas.config import make_space, parse_shape
 from search_spaces.architecture import Architecture
-from search_spaces.fbnet import FBNetSpace
 from search_spaces.space import SearchSpace, sample, sample_spread
 
 Rows = dict[str, list[Quality]]
@@ -91,14 +90,14 @@ def repeated(first: LatencyTable, second: LatencyTable) -> float:
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--space", default="fbnet")
     parser.add_argument("--input", default="3x32x32")
-    parser.add_argument("--macro")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--builds", type=int, default=3)
     parser.add_argument("--networks", type=int, default=40)
     options = parser.parse_args()
     shape = parse_shape(options.input)
-    space = FBNetSpace(shape, 1000 if max(shape[1:]) > 64 else 10, options.macro)
+    space = make_space(options.space, shape, 1000 if max(shape[1:]) > 64 else 10)
     device = Device.parse(options.device)
     found: dict[str, Rows] = {"uniform": {}, "spread": {}}
     tables: list[LatencyTable] = []
