@@ -53,10 +53,9 @@ class KindTerm(BaseModel):
 
 
 class Calibration(BaseModel):
-    """``ms = slope * core_ms + offset_ms + block_ms * blocks + switch_share * switch_ms``, and terms of kinds.
+    """``ms = slope * core_ms + offset_ms + block_ms * blocks + switch_share * switch_ms``.
 
-    Beside those of kinds there is ``million_ms``, for each million weights.
-
+    Where kinds of blocks are calibrated apart, their terms come on top, and ``million_ms`` for each million weights.
     Networks of which these make less than ``least_ms``, half of the fastest that was measured, are said to take that.
     """
 
@@ -96,10 +95,10 @@ class Calibration(BaseModel):
         that ten networks suffice: measurements are trusted to ``_NOISE``, blocks alone to be right up to ``_SPREAD``.
         Features by kind are fitted in the same way, each kind's around what holds for all of them.
         """
-        # Terms in units of a typical block, so that the prior holds for microseconds and for seconds alike.
         names = sorted({name for f in features for name in f.kinds})
         if names:
             return cls._fit_kinds(features, np.asarray(measured_ms), names)
+        # Terms in units of a typical block, so that the prior holds for microseconds and for seconds alike.
         block_ms = float(np.mean([f.core_ms / f.blocks for f in features]))
         rows = np.array([[f.core_ms, 3 * block_ms, block_ms * f.blocks, f.switch_ms] for f in features])
         slope, offset, each, switch = _posterior_mean(rows, np.asarray(measured_ms), _NOISE, _EXPECTED, _SPREAD)
@@ -123,11 +122,10 @@ class Calibration(BaseModel):
         spread = np.concatenate([_KINDS_SPREAD, np.tile(_KIND_SPREAD, len(names))])
         found = _posterior_mean(np.array(rows), measured_ms, _KINDS_NOISE, expected, spread)
         slope, offset, each, million = found[:4]
+        of_kinds = found[4:].reshape(-1, 3) * [1, block_ms, block_ms]
         kinds = {
-            name: KindTerm(slope=slope, block_ms=each_ms, first_ms=first_ms)
-            for name, (slope, each_ms, first_ms) in zip(
-                names, found[4:].reshape(-1, 3) * [1, block_ms, block_ms], strict=True
-            )
+            name: KindTerm(slope=its_slope, block_ms=its_block_ms, first_ms=first_ms)
+            for name, (its_slope, its_block_ms, first_ms) in zip(names, of_kinds, strict=True)
         }
         return cls(
             slope=float(slope), offset_ms=float(block_ms * offset), block_ms=float(block_ms * each), switch_share=0.0,
