@@ -1,5 +1,6 @@
 """What a run shows in the terminal."""
 
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,11 @@ _LOG_WIDTH = None if sys.stdout.isatty() else 120
 console = Console(highlight=False, soft_wrap=True, width=_LOG_WIDTH)
 # Progress is for eyes: it goes to standard error, so that standard output stays what a script expects.
 _status = Console(stderr=True, highlight=False)
+
+
+def typed() -> str:
+    """Return the command as the user would type it again: what a run records."""
+    return shlex.join(["nas", *sys.argv[1:]])
 
 
 class Terminal:

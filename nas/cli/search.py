@@ -1,8 +1,6 @@
 """``nas search``, ``nas front`` and ``nas dashboard``: a run, and ways to look at it."""
 
 import contextlib
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +22,7 @@ from nas.cli.app import (
     SupernetPaths,
     app,
 )
-from nas.cli.console import Terminal, console, show_front
+from nas.cli.console import Terminal, console, show_front, typed
 from nas.config import SearchConfig
 from nas.delivery.curves import learning_curves
 from nas.delivery.front import Front, RecordedFront, load_front
@@ -157,8 +155,7 @@ def search(
     values = {"from" if n == "from_run" else n: v for n, v in locals().items() if n not in ("config", "context")}
     given = _given(context, values)
     checked = SearchConfig.checked(**given) if from_run is None else inherit(from_run, given)
-    command = shlex.join(["nas", *sys.argv[1:]])
-    with open_folder(checked, command) as folder:
+    with open_folder(checked, typed()) as folder:
         run = run_replay if checked.recorded else run_search
         front: Front | RecordedFront = run(checked, folder, Terminal())
         folder.save()

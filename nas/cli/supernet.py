@@ -1,14 +1,12 @@
 """``nas supernet``: how honest a supernet's ratings are."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from nas.cli.app import Config, Data, Input, OneDevice, Seed, Space, SupernetPaths, app
-from nas.cli.console import Terminal, console
+from nas.cli.console import Terminal, console, typed
 from nas.config import SearchConfig
 from nas.folder import open_folder
 from nas.supernet_report import report_supernet
@@ -58,7 +56,7 @@ def report(
         supernet_steps=supernet_steps, supernet_paths=supernet_paths, table=table, accept_table=accept_table,
         workers=workers, ray=ray,
     )  # fmt: skip
-    with open_folder(checked, shlex.join(["nas", *sys.argv[1:]])) as folder:
+    with open_folder(checked, typed()) as folder:
         found = report_supernet(checked, networks, seeds, epochs, folder, Terminal())
         folder.save()
         written = found.save(out)

@@ -1,5 +1,6 @@
 """``nas train``: one architecture, trained and exported."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -7,11 +8,12 @@ import typer
 
 from latency.files import write_sealed
 from nas.cli.app import Config, Cutmix, Data, Ema, Input, LabelSmoothing, Mixup, Seed, Space, app
-from nas.cli.console import Terminal, console
+from nas.cli.console import Terminal, console, typed
 from nas.cli.spaces import Arch
 from nas.config import SearchConfig, make_space, parse_input
 from nas.delivery.export import export, file_metadata
 from nas.delivery.finalists import COMPARED_IMAGES
+from nas.folder import versions
 from nas.search.executor import all_cores
 from nas.training.data import load_dataset, to_tensor
 from nas.training.oracle import Task
@@ -51,8 +53,9 @@ def train(
     val, test = accuracy(network, images.val, images), accuracy(network, images.test, images)
     compared = to_tensor(images.val.images[:COMPARED_IMAGES], images.mean, images.std)
     export(network, images.input_shape, out / "model.onnx", metadata, compared)
-    result = {"architecture": architecture.text, "epochs": epochs, "val_accuracy": val, "test_accuracy": test}
-    write_sealed(out / "result.json", 1, {**result, "data_digest": images.digest})
+    result = {"architecture": architecture.text, "val_accuracy": val, "test_accuracy": test}
+    record = {"recipe": asdict(recipe), "seed": seed, "command": typed(), "versions": versions()}
+    write_sealed(out / "result.json", 2, {**result, **record, "data_digest": images.digest})
     console.print(
         f"{architecture.id}: validation accuracy {100 * val:.2f} %, test accuracy {100 * test:.2f} %; "
         f"written: {out / 'model.onnx'}",

@@ -19,6 +19,7 @@ import nas.cli  # noqa: F401  (registers the commands)
 from latency import build
 from latency.calibrate import Calibration
 from latency.device import Device
+from latency.files import read_sealed
 from latency.host import fingerprint
 from latency.measure import MeasuringFailed
 from latency.table import LatencyTable
@@ -586,6 +587,8 @@ def test_train_resumes_and_refuses_another_network(cli: Cli, tmp_path: Path) -> 
     code, out, _ = cli(*arguments, "skip,k3_e1,skip,k3_e1,skip,k3_e1,skip,k3_e1")
     assert code == 0 and "test accuracy" in out
     model = (tmp_path / "net" / "model.onnx").read_bytes()
+    result = read_sealed(tmp_path / "net" / "result.json", 2, "result")
+    assert (result["recipe"]["epochs"], result["seed"]) == (1, 0) and "torch" in result["versions"]
     assert cli(*arguments, "skip,k3_e1,skip,k3_e1,skip,k3_e1,skip,k3_e1")[1] == out
     assert (tmp_path / "net" / "model.onnx").read_bytes() == model
     err = refused(cli(*arguments, "skip,k3_e1,skip,skip,skip,k3_e1,skip,k3_e1"))
