@@ -1,4 +1,4 @@
-"""Finalists: chosen from the predicted front, trained to the end, and delivered as ONNX files."""
+"""Finalists: chosen at every latency, trained to the end, and delivered as ONNX files."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,6 @@ from latency.device import Device
 from latency.files import read_sealed, sha256, write_bytes, write_sealed
 from latency.quantize import quantize
 from nas.delivery.export import export, file_accuracy, file_metadata, largest_difference
-from nas.search.pareto import non_dominated
 from nas.search.record import Evaluated
 from nas.training.data import to_tensor
 from nas.training.oracle import Task
@@ -30,29 +29,31 @@ QUANTISATION_IMAGES = 64
 
 
 def choose_finalists(rated: Sequence[Evaluated], count: int, device: int) -> list[Evaluated]:
-    """Return ``count`` candidates by rising latency: the front first, then what only the front dominates, and so on.
+    """Return ``count`` candidates, or all if they are fewer, by rising latency and spread over its range.
 
-    Of a front of more candidates than are left, the range of log latency is split into as many equal bins that take
-    turns.
+    That a faster one is rated a little higher does not count: short trainings hardly tell slow networks apart, and
+    layers of dominance would crowd at the fast end. Only what is outrated by more than twice the standard deviation of
+    all ratings comes last.
     """
-    chosen: list[Evaluated] = []
-    left = list(rated)
-    while left and len(chosen) < count:
-        keep = non_dominated([(t.accuracy, t.ms[device]) for t in left])
-        front = [t for t, kept in zip(left, keep, strict=True) if kept]
-        chosen += _spread(front, count - len(chosen), device)
-        left = [t for t, kept in zip(left, keep, strict=True) if not kept]
+    deviation = float(np.std([t.accuracy for t in rated])) if rated else 0.0
+    near: list[Evaluated] = []
+    outrated: list[Evaluated] = []
+    highest = -math.inf
+    for trial in sorted(rated, key=lambda t: (t.ms[device], -t.accuracy, t.number)):
+        (outrated if highest - trial.accuracy > 2 * deviation else near).append(trial)
+        highest = max(highest, trial.accuracy)
+    chosen = [*_spread(near, count, device), *sorted(outrated, key=lambda t: -t.accuracy)][:count]
     return sorted(chosen, key=lambda t: t.ms[device])
 
 
-def _spread(front: Sequence[Evaluated], count: int, device: int) -> list[Evaluated]:
-    logs = [math.log(t.ms[device]) for t in front]
-    width = (max(logs) - min(logs)) / count or 1.0
+def _spread(rated: Sequence[Evaluated], count: int, device: int) -> list[Evaluated]:
+    """Return up to ``count``: of as many equal bins of log latency the best of each, then the second of each, ..."""
+    logs = [math.log(t.ms[device]) for t in rated]
+    width = (max(logs, default=0.0) - min(logs, default=0.0)) / count or 1.0
     bins: dict[int, list[Evaluated]] = {}
-    for trial in sorted(front, key=lambda t: -t.accuracy):
+    for trial in sorted(rated, key=lambda t: -t.accuracy):
         number = min(count - 1, int((math.log(trial.ms[device]) - min(logs)) / width))
         bins.setdefault(number, []).append(trial)
-    # The best of every bin, then the second of every bin, and so on.
     return [t for turn in zip_longest(*bins.values()) for t in turn if t is not None][:count]
 
 
