@@ -78,6 +78,14 @@ def test_short_fronts_are_filled_up_with_the_dominated() -> None:
     assert choose_finalists([], 3, 0) == []
 
 
+def test_slow_networks_that_are_rated_alike_are_chosen_and_the_hopeless_come_last() -> None:
+    # Ratings rise up to 4 ms and then stay within their noise; the last two are beyond it.
+    alike = [rated(n, min(0.5 + 0.1 * n, 0.8) - 0.01 * (n > 4), 2.0 ** (n / 2)) for n in range(9)]
+    hopeless = [rated(9, 0.3, 20.0), rated(10, 0.2, 30.0)]
+    assert [t.number for t in choose_finalists([*alike, *hopeless], 9, 0)] == list(range(9))
+    assert [t.number for t in choose_finalists([*alike, *hopeless], 10, 0)] == list(range(10))
+
+
 def test_choice_is_deterministic_and_per_device() -> None:
     expected = choose_finalists([*FRONT, *BEHIND], 6, 0)
     for seed in range(5):
