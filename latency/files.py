@@ -85,7 +85,7 @@ def kind_of(path: Path) -> str | None:
 def read_sealed(
     path: Path, schema_version: int, what: str, remedy: str = "delete it to make it anew", seal: str = "sha256"
 ) -> dict[str, Any]:
-    """Read a file of ``write_sealed``; ``what`` names it in errors, ``remedy`` says what to do if it is damaged.
+    """Read a file of ``write_sealed``; ``what`` names it in errors, ``remedy`` says what to do if it is damaged or old.
 
     Raises:
         InputError: the file is missing, is not JSON, has another schema version, or was changed or damaged.
@@ -102,7 +102,11 @@ def read_sealed(
         raise InputError(f"{path} is not a {what}: it has no schema_version")
     if content["schema_version"] != schema_version:
         found = content["schema_version"]
-        raise InputError(f"{what} {path} has schema version {found}; this version reads {schema_version}")
+        older = isinstance(found, int) and found < schema_version
+        raise InputError(
+            f"{what} {path} has schema version {found}; this version reads {schema_version}"
+            + (f"; {remedy}" if older else "")
+        )
     if content.pop(seal, None) != _digest(content):
         raise InputError(f"{what} {path} is damaged: its checksum does not match; {remedy}")
     del content["schema_version"]

@@ -337,7 +337,7 @@ class LatencyTable(_Model):
         remedy = "`nas table build` makes one"
         if kind_of(path) == "fitted":
             raise InputError(f"{path} was fitted to timings; a measured table is needed here: {remedy}")
-        body = read_sealed(path, SCHEMA_VERSION, "latency table")
+        body = read_sealed(path, SCHEMA_VERSION, "latency table", remedy)
         if body.pop("kind", None) != "measured":
             raise InputError(f"{path} is no measured latency table: {remedy}")
         try:

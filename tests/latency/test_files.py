@@ -130,7 +130,8 @@ def test_no_missing_or_added_byte_goes_unseen(tmp_path: Path) -> None:
         (b"\xff\xfe\x00", "not valid JSON"),
         (b"[1, 2]", "is not a table: it has no schema_version"),
         (b'{"a": 1}', "is not a table: it has no schema_version"),
-        (b'{"schema_version": 2}', "has schema version 2; this version reads 1"),
+        (b'{"schema_version": 2}', "has schema version 2; this version reads 1$"),  # deleting it would be a pity
+        (b'{"schema_version": 0}', "has schema version 0; this version reads 1; delete it to make it anew$"),
         (b'{"schema_version": 1}', "checksum does not match"),
         (b'{"schema_version": 1, "sha256": null}', "checksum does not match"),
     ],
