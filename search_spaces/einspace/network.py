@@ -41,8 +41,8 @@ from search_spaces.operators import Classifier
 
 _CHANNELS_LAST = (1, 2, 0)
 _SWAPPED = (0, 2, 1)
-# Of these there are as many as are drawn, however alike they start.
-_LEARNING = (BatchNorm, Classifier, Convolution, LayerNorm, Linear, Positions)
+# Of all others, which learn, there are as many as are drawn, however alike they start.
+_LEARN_NOTHING = (Add, Columns, Concat, FeatureMap, LeakyReLU, Part, Permute, Product, Softmax)
 _PLAIN: dict[str, Callable[[Shape], Block]] = {RELU: LeakyReLU, SOFTMAX: Softmax, POSITIONS: Positions}
 
 
@@ -99,7 +99,7 @@ def _wired(program: Program) -> Wiring:
             else:
                 node = Node(part, (source,))
             computed = node.block.key, node.sources
-            if computed not in known or isinstance(node.block, _LEARNING):
+            if computed not in known or not isinstance(node.block, _LEARN_NOTHING):
                 nodes.append(node)
                 known[computed] = len(nodes)
             source = known[computed]
