@@ -31,7 +31,7 @@ from search_spaces.space import SearchSpace
 # Each calibrates the table for all the others, so that every one is a check as well.
 NETWORKS = 16
 # Where there is no end of blocks, more are needed: kinds of blocks are calibrated apart, and blocks are predicted.
-VARIED_NETWORKS = 96
+VARIED_NETWORKS = 320
 # What is measured beside other networks to tell how the device has changed.
 ANCHORS = 10
 FRESH_NETWORKS = 12

@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 PROBED_SHAPES = 3
 PROBE_DEPTHS = (1, 3)
 # Where there is no end of blocks: random networks whose blocks are measured, and how many of each kind.
-DRAWN, PER_KIND = 300, 40
+DRAWN, PER_KIND = 300, 60
 _PLAIN_OPERATORS = {"MatMul", "LayerNormalization", "InstanceNormalization"}
 # Devices on different machines are measured side by side; torch has one random state for all threads.
 _RANDOM = threading.Lock()

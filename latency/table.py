@@ -20,7 +20,7 @@ from search_spaces.block import Block
 from search_spaces.errors import InputError
 from search_spaces.grid import Grid
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 # Beyond this error on networks that it has not seen, a table misleads more than it helps.
 WORST_MAPE_PERCENT = 15.0

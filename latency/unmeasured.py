@@ -61,10 +61,13 @@ class Facts(BaseModel):
 
 
 def _numbers(values: Sequence[Any]) -> Iterator[int]:
-    """Yield the numbers among hyper-parameters; of several further inputs, that of the first."""
+    """Yield the numbers among hyper-parameters; of further inputs, how many there are and the shape of the first."""
     for value in values:
-        if isinstance(value, tuple):
-            yield from _numbers(value[:1] if value and isinstance(value[0], tuple) else value)
+        if isinstance(value, tuple) and value and isinstance(value[0], tuple):
+            yield len(value)
+            yield from value[0]
+        elif isinstance(value, tuple):
+            yield from _numbers(value)
         elif isinstance(value, int):
             yield int(value)
 
