@@ -95,10 +95,10 @@ def followed(found: Steps, signal: Signal, place: Place) -> tuple[Steps, Signal]
 
 
 def without_implied(found: Steps, signal: Signal, place: Place) -> tuple[Steps, Signal]:
-    """Return the steps at a place without the ends of second branches that are implied, and what comes out.
+    """Return the steps, which say all that is implied, without the ends of second branches, and what comes out.
 
     Raises:
-        NotDerivable: no way is known to make a second branch fit.
+        NotDerivable: no way is known to make a second branch fit both the first and what follows.
     """
     return _walked(found, signal, place, _shortened)
 
@@ -137,8 +137,10 @@ def _walked_fork(fork: Fork, signal: Signal, place: Place, finish: _Finish) -> t
 
 
 def _shortened(second: Steps, way: Bridge, source: Signal, behind: Second) -> Steps:
-    """Return the shortest beginning of a second branch that implies the rest of it."""
-    whole = simplified((*second, *way.functions))
+    """Return the shortest beginning of a second branch, which says all that is implied, that implies the rest of it."""
+    if way.functions:  # in this order of branches, no way is known from what it ends with through what follows
+        raise NotDerivable(f"{way.functions} behind a whole branch")
+    whole = simplified(second)
     functions = next((n for n, step in enumerate(reversed(whole)) if isinstance(step, Fork)), len(whole))
     for length in range(len(whole) - functions, len(whole)):
         _, here = followed(whole[:length], source, behind)

@@ -118,5 +118,6 @@ def test_derivations_end_whatever_is_chosen(favourites: list[str]) -> None:
     limits = dataclasses.replace(WIDE, functions=40)
     tree = Derivation(IMAGE, Whole(CLASSES), limits, Rebel(favourites)).tree()
     assert sum(name in KINDS for name in tokens(tree)) <= limits.modules
-    network, _ = without_implied(steps(tree), IMAGE, Whole(CLASSES))
-    followed(network, IMAGE, Whole(CLASSES))
+    whole, _ = followed(steps(tree), IMAGE, Whole(CLASSES))
+    network, _ = without_implied(whole, IMAGE, Whole(CLASSES))
+    assert followed(network, IMAGE, Whole(CLASSES))[0] == whole

@@ -93,6 +93,16 @@ def test_five_hundred_networks_agree_with_onnx_runtime() -> None:
     assert_exported(EinSpace((3, 32, 32), 10), 500, seed=3)
 
 
+def test_no_other_network_is_made_of_one_whose_branches_fit_in_one_order_alone() -> None:
+    # With the longer summand first, nothing is known to follow the product of a single column.
+    text = "seq,route,im2col_k1s1,op,identity,permute21,branch,clone2,add,op,linear64,branch,group2_d2,scaled_dot"
+    space = EinSpace((1, 8, 8), 3)
+    architecture = space.parse(f"einspace:{text},op,softmax,op,identity")
+    specs = [block.spec for block in space.blocks(architecture)]
+    assert specs.count("linear_o64") == 2 and "scaled_dot_1x32x1" in specs
+    assert space.macs(architecture) == 64 * 64 + 1 * 32 * 1 + 1 * 64 + 64 * 3 + 64
+
+
 def test_mutants_are_valid_networks() -> None:
     space, rng = EinSpace((3, 16, 16), 10), np.random.default_rng(4)
     parent = sample(space, rng)
