@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nas.delivery.front import Candidate, DeviceFront, RecordedCandidate, RecordedDevice
+from nas.search.baselines import LARGEST
 
 Point = tuple[float, float]  # latency in ms, accuracy in %
 
@@ -38,8 +39,10 @@ _SMALL_STYLES = {
     "search": Style("#8b98a5", opacity=0.55),
     "start": Style("#cc79a7", "triangle-up", "^", size=9),
     "random": Style("#56b4e9", "diamond", "D", opacity=0.8),
+    LARGEST: Style("#009e73", "pentagon", "p", size=8, opacity=0.8),
     "baseline": Style("#e69f00", "square", "s", size=9),
 }
+_NAMES = {LARGEST: "largest per bin", "baseline": "baseline family"}
 FRONT_COLOR, _REJECTED_COLOR = "#0072b2", "#d55e00"
 
 
@@ -146,7 +149,7 @@ def _small_marks(evaluated: pd.DataFrame, known: str, hover_of: Callable[[dict[s
     # Drawn in the order of the styles: the baseline family lies on top.
     for origin in sorted(evaluated["origin"].unique(), key=list(_SMALL_STYLES).index):
         rows = evaluated[evaluated["origin"] == origin].to_dict("records")
-        kind = "baseline family" if origin == "baseline" else origin
+        kind = _NAMES.get(origin, origin)
         points = [(float(row["ms"]), 100 * float(row["accuracy"])) for row in rows]
         hover = [hover_of(row) for row in rows]
         marks.append(Marks(f"{kind}, {known} ({len(rows)})", _SMALL_STYLES[origin], points, hover))

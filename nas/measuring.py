@@ -12,13 +12,14 @@ from latency.fit import FittedTable
 from latency.host import fingerprint
 from latency.table import LatencyTable
 from nas.config import SearchConfig
-from nas.delivery.choice import LARGEST, Finalist
+from nas.delivery.choice import Finalist
 from nas.delivery.finalists import Trained
 from nas.delivery.front import Candidate, DeviceFront, select
 from nas.delivery.measured import Measurement, measure_kept
 from nas.delivery.value import Comparison, Point, compare
 from nas.devices import Progress, on_each
 from nas.folder import RunFolder
+from nas.search.baselines import LARGEST
 from nas.search.target import TableTarget, Target
 from search_spaces.errors import InputError
 from search_spaces.extremes import lowest

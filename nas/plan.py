@@ -16,8 +16,9 @@ FAMILY = 3
 # Longer trainings of the finalists gain more than any refinement of the search: they get more than half of the time.
 SEARCH_SHARE = 0.35
 MOST_SEARCH_SHARE = 0.5
-# Below this many long trainings, the hand-made family or the largest networks are as good as what a search finds.
-LEAST_TRAININGS = 25
+# So many long trainings were enough to be ahead of the hand-made family and of the largest networks. With fewer, what a
+# search has to rate and to train at least takes too much.
+LEAST_TRAININGS = 15
 # A long training: 12 epochs of 5,000 images were 940 steps, a point more accurate than a third of them. Of few images
 # more epochs are needed, but not beyond the default of --final-epochs.
 _LONG_STEPS, _LONG_EPOCHS = 940, (12, 30)
@@ -299,8 +300,8 @@ def _searched(
     if trainings < LEAST_TRAININGS:
         oracle = None
         why = (
-            f"the {left_s:.0f} s for training are worth {trainings:.0f} trainings of {long_epochs} epochs, and with "
-            f"fewer than {LEAST_TRAININGS} a search has found nothing better"
+            f"the {left_s:.0f} s for training are worth {trainings:.0f} trainings of {long_epochs} epochs, and "
+            f"fewer than {LEAST_TRAININGS} leave too little for a search"
         )
     if oracle is None:
         return None, "train", f"no search, as it will not pay: {why}; the largest network per latency bin is trained"

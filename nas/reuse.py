@@ -23,6 +23,7 @@ from nas.config import SearchConfig
 from nas.delivery.finalists import finished
 from nas.folder import RunFolder, read_record, settings
 from nas.measuring import Console
+from nas.search.baselines import LARGEST
 from nas.search.record import REUSED_FROM, Evaluated, describe, evaluated_trials, origin
 from nas.search.samplers import LEARNED
 from nas.search.study import read_study
@@ -210,17 +211,17 @@ def lacking(
 ) -> list[tuple[Architecture, str]]:
     """Return which of a search's first ``candidates`` are needed beside those that are ``known`` already.
 
-    They are those that are new, but of random ones only the faster and slower on ``target`` than all known ones within
-    the budget.
+    They are those that are new, but of those drawn from bins only the faster and slower on ``target`` than all known
+    ones within the budget.
     """
     ids = {rated.architecture.id for rated in known}
     ms = [target.predict_ms(rated.architecture) for rated in known if rated.feasible]
     low, high = min(ms, default=float("inf")), max(ms, default=0.0)
-    return [
-        (architecture, origin)
-        for architecture, origin in candidates
-        if architecture.id not in ids and (origin != "random" or not low <= target.predict_ms(architecture) <= high)
-    ]
+
+    def needed(architecture: Architecture, origin: str) -> bool:
+        return origin not in ("random", LARGEST) or not low <= target.predict_ms(architecture) <= high
+
+    return [(a, origin) for a, origin in candidates if a.id not in ids and needed(a, origin)]
 
 
 def tell_reused(folder: RunFolder, console: Console, known: Sequence[Evaluated]) -> None:

@@ -5,14 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nas.delivery.finalists import choose_finalists, finished
-from nas.search.baselines import family_within, keeps, largest_per_bin, latency_range, spread_family
+from nas.search.baselines import LARGEST, family_within, keeps, largest_per_bin, latency_range, spread_family
 from nas.search.record import Evaluated
 from nas.search.target import Target
 from search_spaces.architecture import Architecture
 from search_spaces.space import SearchSpace
-
-LARGEST = "largest"
-"""The origin of a network that has the most MACs of its latency bin."""
 
 
 @dataclass(frozen=True)

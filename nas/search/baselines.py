@@ -14,6 +14,9 @@ from search_spaces.space import SearchSpace, sample_spread
 Predict = Callable[[Architecture], float]
 """Returns the latency (ms) of an architecture."""
 
+LARGEST = "largest"
+"""The origin of a network that has the most MACs of its latency bin."""
+
 # Beyond this many draws, bins gain next to nothing by more; the local search does the rest.
 _DRAWS = 2000
 # So many changes of one decision in a row that make nothing larger end the local search.

@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nas.search.baselines import keeps
+from nas.search.baselines import LARGEST, keeps
 from nas.search.executor import Executor
 from nas.search.halving import Halving
 from nas.search.journal import TrialJournal
@@ -87,9 +87,10 @@ def first_candidates(
 ) -> list[tuple[Architecture, str]]:
     """Return the candidates that every search starts with, and their origin: at most half of ``trials``.
 
-    What is ``proposed`` (``search``), one random architecture per latency bin (``random``), and the feasible part of
-    the hand-made family (``baseline``). Uniform draws would leave the fast end empty: bins hold equally many of a
-    thousand draws that lean towards one option, by latency on the first device.
+    What is ``proposed`` (``search``), one random architecture per latency bin (``random``), the feasible part of the
+    hand-made family (``baseline``), and while there is room the one with the most MACs of each bin (``largest``): short
+    trainings hardly show what capacity is worth after long ones. Uniform draws would leave the fast end empty: bins
+    hold equally many of a thousand draws that lean towards one option, by latency on the first device.
     """
     family = [(a, "baseline") for a in space.baseline_family() if keeps(a, targets)]
     rng = np.random.default_rng(seed)
@@ -100,6 +101,9 @@ def first_candidates(
     spread = [(ordered[int(rng.choice(part))], "random") for part in parts]
     known = [(a, "search") for a in proposed]
     candidates = {a.id: (a, origin) for a, origin in [*known, *spread, *family]}
+    for part in parts:
+        largest = max((ordered[int(i)] for i in part), key=space.macs)
+        candidates.setdefault(largest.id, (largest, LARGEST))
     return list(candidates.values())[: max(1, trials // 2)]
 
 

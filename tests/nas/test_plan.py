@@ -90,7 +90,7 @@ def test_share_of_the_finalists_where_nothing_is_capped() -> None:
         assert plan.settings["final_epochs"] * 78 >= 940
 
 
-def test_fewer_than_25_long_trainings_are_no_search() -> None:
+def test_too_few_long_trainings_are_no_search() -> None:
     def planned(trainings: float) -> Plan:
         front_s = COSTS.measuring_s * (FINALISTS[1] + FAMILY + ANCHORS)
         return make_plan((trainings * LONG_S + sum(SPENT.values()) + front_s) / (1 - RESERVE), SPENT, COSTS, {})

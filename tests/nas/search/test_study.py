@@ -9,6 +9,7 @@ from fakes import made_up_accuracy, made_up_table, run_study, told
 from optuna.trial import TrialState
 from toy_space import ToySpace
 
+from nas.search.baselines import LARGEST
 from nas.search.executor import InProcess, Outcome
 from nas.search.record import evaluated_trials, trials_table, unsound_architectures, unsound_lines
 from nas.search.samplers import SamplerKind, make_sampler
@@ -86,7 +87,7 @@ def test_first_candidates(trials: int, budget_ms: float | None) -> None:
     found = first_candidates(SPACE, [target(SPACE, budget_ms)], trials, 0)
     assert 1 <= len(found) <= trials // 2
     assert len({architecture.id for architecture, _ in found}) == len(found)
-    assert {origin for _, origin in found} <= {"random", "baseline"}
+    assert {origin for _, origin in found} <= {"random", "baseline", LARGEST}
     family = SPACE.baseline_family()
     assert all((architecture in family) == (origin == "baseline") for architecture, origin in found)
     latencies = [target(SPACE).predict_ms(architecture) for architecture, _ in found]
@@ -105,6 +106,17 @@ def test_first_candidates_are_spread_over_latency() -> None:
     # One per tenth of the draws, unless it is of the family.
     bins = np.searchsorted(edges[1:-1], [target(SPACE).predict_ms(a) for a in random])
     assert len(set(bins)) == len(bins) >= 8 and np.abs(np.diff(np.sort(bins))).max() <= 2
+
+
+def test_the_largest_of_each_bin_is_a_first_candidate_while_there_is_room() -> None:
+    found = first_candidates(SPACE, [target(SPACE)], 100, 0)
+    largest = {a.id for a, origin in found if origin == LARGEST}
+    assert 5 <= len(largest) <= 10
+    rng = np.random.default_rng(0)
+    drawn = {a.id: a for a in (sample_spread(SPACE, rng) for _ in range(1000))}.values()
+    ordered = sorted(drawn, key=target(SPACE).predict_ms)
+    bins = [[ordered[i] for i in part] for part in np.array_split(np.arange(len(ordered)), 10)]
+    assert largest <= {max(part, key=SPACE.macs).id for part in bins}
 
 
 def test_bins_are_as_many_as_there_is_room_for() -> None:
