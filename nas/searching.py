@@ -90,7 +90,8 @@ def _first(
     """Return what is rated first, with its origin: the networks of ``--start``, then what every search starts with."""
     starts = starts_within(space, targets, config.start or (), console.say)
     ids = {architecture.id for architecture, _ in starts}
-    others = first_candidates(space, targets, config.trials, config.seed, proposed)
+    largest = config.oracle == "train" and not space.endless  # what a grammar makes large may well learn nothing
+    others = first_candidates(space, targets, config.trials, config.seed, proposed, largest)
     return [*starts, *((architecture, origin) for architecture, origin in others if architecture.id not in ids)]
 
 

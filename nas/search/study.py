@@ -83,14 +83,15 @@ def read_study(journal: Path) -> Study:
 
 
 def first_candidates(
-    space: SearchSpace, targets: Sequence[Target], trials: int, seed: int, proposed: Sequence[Architecture] = ()
-) -> list[tuple[Architecture, str]]:
+    space: SearchSpace, targets: Sequence[Target], trials: int, seed: int, proposed: Sequence[Architecture] = (),
+    largest: bool = False,
+) -> list[tuple[Architecture, str]]:  # fmt: skip
     """Return the candidates that every search starts with, and their origin: at most half of ``trials``.
 
     What is ``proposed`` (``search``), one random architecture per latency bin (``random``), the feasible part of the
-    hand-made family (``baseline``), and while there is room the one with the most MACs of each bin (``largest``): short
-    trainings hardly show what capacity is worth after long ones. Uniform draws would leave the fast end empty: bins
-    hold equally many of a thousand draws that lean towards one option, by latency on the first device.
+    hand-made family (``baseline``). Uniform draws would leave the fast end empty: bins hold equally many of a thousand
+    draws that lean towards one option, by latency on the first device. With ``largest``, as far as there is room, the
+    one with the most MACs of each bin follows: for ratings that hardly show what capacity is worth in the end.
     """
     family = [(a, "baseline") for a in space.baseline_family() if keeps(a, targets)]
     rng = np.random.default_rng(seed)
@@ -101,9 +102,9 @@ def first_candidates(
     spread = [(ordered[int(rng.choice(part))], "random") for part in parts]
     known = [(a, "search") for a in proposed]
     candidates = {a.id: (a, origin) for a, origin in [*known, *spread, *family]}
-    for part in parts:
-        largest = max((ordered[int(i)] for i in part), key=space.macs)
-        candidates.setdefault(largest.id, (largest, LARGEST))
+    for part in parts if largest else ():
+        most = max((ordered[int(i)] for i in part), key=space.macs)
+        candidates.setdefault(most.id, (most, LARGEST))
     return list(candidates.values())[: max(1, trials // 2)]
 
 

@@ -174,7 +174,7 @@ class Arena:
 
     def _drive(self, study: Study, rate: Callable[[Architecture], float], count: int) -> None:
         space, targets, seed = self.task.space, [self.target], self.task.seed
-        enqueue(study, first_candidates(space, targets, count, seed))
+        enqueue(study, first_candidates(space, targets, count, seed, largest=True))
         Driver(study, space, targets, InProcess(lambda: rate), count).run()
 
     def searched(self, way: str, trainings: int, budget_s: float) -> tuple[list[Network], Task | None, float]:

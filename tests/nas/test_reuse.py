@@ -115,7 +115,7 @@ def test_first_candidates_fill_what_is_lacking(rated: Reused, tmp_path: Path) ->
     target = slower(1)
     study = open_study(tmp_path / "j", ["predicted_ms cpu:threads=2"])
     known = add_ratings(study, SPACE, [target], rated)
-    first = first_candidates(SPACE, [target], 80, seed=1)
+    first = first_candidates(SPACE, [target], 80, seed=1, largest=True)
     wanted = lacking(first, known, target)
     ids, ms = {k.architecture.id for k in known}, [k.ms[0] for k in known]
     for architecture, origin in first:
