@@ -88,10 +88,10 @@ def first_candidates(
 ) -> list[tuple[Architecture, str]]:  # fmt: skip
     """Return the candidates that every search starts with, and their origin: at most half of ``trials``.
 
-    What is ``proposed`` (``search``), one random architecture per latency bin (``random``), the feasible part of the
-    hand-made family (``baseline``). Uniform draws would leave the fast end empty: bins hold equally many of a thousand
-    draws that lean towards one option, by latency on the first device. With ``largest``, as far as there is room, the
-    one with the most MACs of each bin follows: for ratings that hardly show what capacity is worth in the end.
+    What is ``proposed`` (``search``), one random architecture per latency bin (``random``), and the feasible part of
+    the hand-made family (``baseline``). Uniform draws would leave the fast end empty: bins hold equally many of a
+    thousand draws that lean towards one option, by latency on the first device. With ``largest``, as far as there is
+    room, the one with the most MACs of each bin follows: for ratings that hardly show what capacity is worth later.
     """
     family = [(a, "baseline") for a in space.baseline_family() if keeps(a, targets)]
     rng = np.random.default_rng(seed)
