@@ -113,8 +113,9 @@ def axis_of(dim: int, signal: Signal) -> int | None:
 
 def resized(signal: Signal, axis: int, size: int) -> Signal:
     """Return the signal with another size along an axis."""
-    channels, height, width = (size if i == axis else old for i, old in enumerate(signal.shape))
-    return Signal((channels, height, width), signal.grid)
+    channels, height, width = signal.shape
+    shapes = (size, height, width), (channels, size, width), (channels, height, size)
+    return Signal(shapes[axis], signal.grid)
 
 
 def branched(branching: str, signal: Signal) -> Signal | None:
@@ -134,17 +135,22 @@ def joined(aggregation: str, signals: Sequence[Signal]) -> Signal | None:
     The grid of columns is that of the first branch.
     """
     first, *others = signals
-    if any((other.grid is None) != (first.grid is None) for other in others):
-        return None
+    columns = first.grid is not None
+    for other in others:
+        if (other.grid is not None) != columns:
+            return None
     if aggregation == ADD:
         return first if all(other.shape == first.shape for other in others) else None
     if aggregation in CONCATS:
         axis = axis_of(CONCATS[aggregation][1], first)
-        if axis is None or any(
-            other.shape[i] != size for other in others for i, size in enumerate(first.shape) if i != axis
-        ):
+        if axis is None:
             return None
-        return resized(first, axis, sum(signal.shape[axis] for signal in signals))
+        total = own = first.shape[axis]
+        for other in others:
+            if other.shape != first.shape and resized(other, axis, own).shape != first.shape:
+                return None
+            total += other.shape[axis]
+        return resized(first, axis, total)
     (channels, height, inner), (other_channels, other_inner, width) = first.shape, others[0].shape
     if (channels, inner) != (other_channels, other_inner):
         return None

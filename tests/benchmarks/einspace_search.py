@@ -56,7 +56,7 @@ def summed(split: Split, count: int, seed: int) -> Split:
 
 def data_of(asked: argparse.Namespace) -> Dataset:
     """Return the data, or the sums made of them: some images of each part."""
-    whole = load_dataset(asked.data, None, 0, asked.out / "cache")
+    whole = load_dataset(asked.data, asked.input, 0, asked.out / "cache")
     counts = {"train": asked.images, "val": asked.images // 2, "test": 10_000}
     if asked.sums:
         parts = {name: summed(getattr(whole, name), count, seed) for seed, (name, count) in enumerate(counts.items())}
@@ -114,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--input", type=int, help="px; the images' own by itself")
     parser.add_argument("--sums", action="store_true")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--seeds", type=int, default=3)

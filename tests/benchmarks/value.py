@@ -13,12 +13,12 @@ seeds, and hypervolume.
 import argparse
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from optuna.study import Study
@@ -58,6 +58,8 @@ CANDIDATES, PROXY_EPOCHS, SUPERNET_SHARE = 2, 1, 0.17
 # The limits that networks are chosen for: multiples of the fastest network and of the mean of uniform draws.
 _FASTEST, _SLOWEST = 1.15, 1.2
 _WIDTHS, _MEMBERS = (0.2, 3.0), 40
+
+T = TypeVar("T")
 
 
 class Scaled(FBNetSpace):
@@ -177,11 +179,11 @@ class Arena:
         enqueue(study, first_candidates(space, targets, count, seed, largest=True))
         Driver(study, space, targets, InProcess(lambda: rate), count).run()
 
-    def searched(self, way: str, trainings: int, budget_s: float) -> tuple[list[Network], Task | None, float]:
+    def searched(self, way: str, trainings: int, budget_s: float) -> tuple[Iterator[Network], Task | None, float]:
         """Return the finalists of a search, its supernet, and the CPU seconds that it took without their training.
 
-        There are as many as what is left lasts for if they take as long as random networks. A search by long trainings
-        trains nothing else.
+        First come as many as what is left lasts for if they take as long as random networks, then what a choice of more
+        adds. A search by long trainings trains nothing else.
         """
         space, name = self.task.space, f"{way} {trainings}"
         study = open_study(self.folder / f"{name}.journal", ["cpu"])
@@ -200,14 +202,16 @@ class Arena:
                 write_sealed(kept, 1, {"seconds": self.trained_in_turn(study, trainings)})
             spent += read_sealed(kept, 1, "seconds")["seconds"]
             every = evaluated_trials(study, space)
-            return [Network(space, trial.architecture) for trial in every], None, spent
+            return (Network(space, trial.architecture) for trial in every), None, spent
         else:
             if not kept.exists():
                 write_sealed(kept, 1, {"seconds": self.rated_by_training(study, CANDIDATES * trainings)})
             spent += read_sealed(kept, 1, "seconds")["seconds"]
         rated = [trial for trial in evaluated_trials(study, space) if trial.feasible]
         count = max(1, round((budget_s - spent) / (budget_s - self.table_s) * trainings))
-        return [Network(space, t.architecture) for t in choose_finalists(rated, count, 0)], supernet, spent
+        choices = (choose_finalists(rated, number, 0) for number in range(count, max(count, len(rated)) + 1))
+        chosen = dict.fromkeys(trial.architecture for choice in choices for trial in evenly(choice))
+        return (Network(space, architecture) for architecture in chosen), supernet, spent
 
     def chosen(self, way: str, count: int) -> list[Network]:
         """Return up to ``count`` networks of a way that does not search; the family has as many as it has."""
@@ -234,19 +238,20 @@ def run(arena: Arena, way: str, trainings: int, budget_s: float) -> tuple[Result
     if way in SEARCHES:
         networks, supernet, spent = arena.searched(way, trainings, budget_s)
     else:
-        networks, spent = arena.chosen(way, trainings), 0.0 if way == "family" else arena.table_s
+        networks, spent = evenly(arena.chosen(way, trainings)), 0.0 if way == "family" else arena.table_s
     found: Result = []
-    for number in range(len(networks)) if way == LONG else evenly(len(networks)):
+    for network in networks:
         if spent >= budget_s:
             break
-        found.append((networks[number], arena.trained(networks[number], supernet)))
+        found.append((network, arena.trained(network, supernet)))
         spent += found[-1][1]["seconds"]
     return found, spent
 
 
-def evenly(count: int) -> list[int]:
-    """Return 0 to ``count`` - 1 so that any first few are spread over all: by their reversed bits."""
-    return sorted(range(count), key=lambda number: int(f"{number:016b}"[::-1], 2))
+def evenly(items: Sequence[T]) -> Iterator[T]:
+    """Yield the items so that any first few are spread over all: by the reversed bits of their numbers."""
+    for number in sorted(range(len(items)), key=lambda number: int(f"{number:016b}"[::-1], 2)):
+        yield items[number]
 
 
 def measured_ms(table: LatencyTable, space: SearchSpace, networks: Sequence[Network], kept: Path) -> dict[str, float]:
@@ -303,11 +308,11 @@ class Ground:
 
 
 def arenas(asked: argparse.Namespace) -> list[list[Arena]]:
-    """Return one arena per seed of each space: within limits that suit all of them."""
+    """Return one arena per seed of each space: within the limits asked for, or such as suit all of them."""
     part = part_of(load_dataset(asked.data, asked.input, 0, asked.out / "cache"), asked)
     grounds = [Ground.of(name, part, asked.out) for name in asked.spaces]
-    limits_ms = [ground.limits_ms() for ground in grounds]
-    low_ms, high_ms = max(low for low, _ in limits_ms), min(high for _, high in limits_ms)
+    suited = [ground.limits_ms() for ground in grounds]
+    low_ms, high_ms = asked.limits_ms or (max(low for low, _ in suited), min(high for _, high in suited))
     found: list[list[Arena]] = []
     for ground in grounds:
         target, family = TableTarget(ground.space, ground.table, high_ms), ground.family(low_ms, high_ms)
@@ -329,6 +334,7 @@ def main() -> None:
     parser.add_argument("--budgets", type=int, nargs="+", default=[30])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--spaces", nargs="+", default=["fbnet"])
+    parser.add_argument("--limits-ms", type=float, nargs=2, metavar=("LOW", "HIGH"), help="by themselves they suit all")
     parser.add_argument("--input", type=int, help="px; photos need it")
     parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=WAYS)
     parser.add_argument("--images", type=int, default=4000)
