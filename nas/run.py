@@ -37,6 +37,7 @@ from nas.training.oracle import OracleKind, RungOracle, Task, TrainOracle, make_
 from nas.training.paths import require_paths
 from nas.training.recipe import Recipe
 from nas.training.report import RankReport, free_scores
+from nas.training.supernet import require_positions
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
@@ -142,6 +143,8 @@ class _Run:
         space = make_space(config.space, data.input_shape, len(data.classes))
         require_sampler(config.sampler, space)
         starting_networks(space, config.start or ())
+        if config.oracle == "supernet" or config.sampler in LEARNED:
+            require_positions(space)
         if config.oracle == "blockwise":
             require_stages(space)
         require_paths(config.supernet_paths, space)

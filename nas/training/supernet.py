@@ -23,6 +23,18 @@ from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 
 
+def require_positions(space: SearchSpace) -> list[list[Block]]:
+    """Return the blocks that may stand at each position.
+
+    Raises:
+        InputError: the space's networks have no positions in common.
+    """
+    positions = space.positions()
+    if not positions:
+        raise InputError(f"networks of {space.name} have no layers in common to share weights: give --oracle train")
+    return positions
+
+
 class Supernet:
     """Shared weights for every architecture of a space.
 
@@ -34,12 +46,11 @@ class Supernet:
     """
 
     def __init__(self, space: SearchSpace, seed: int) -> None:
-        if not space.positions():
-            raise InputError(f"networks of {space.name} have no layers in common to share weights: give --oracle train")
+        positions = require_positions(space)
         self._space = space
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self._modules = [{block.key: block.build() for block in row} for row in space.positions()]
+            self._modules = [{block.key: block.build() for block in row} for row in positions]
         self.parameters: dict[str, nn.Parameter] = {}
         for position, candidates in enumerate(self._modules):
             for name, owners in _by_name(candidates).items():

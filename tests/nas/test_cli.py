@@ -174,6 +174,7 @@ def test_interrupted_search(cli: Cli, table: Path, monkeypatch: pytest.MonkeyPat
             "--oracle blockwise trains stages that follow one another, which networks of nb201 do not have: give -",
         ),
         (["--data", "digits", "--oracle", "blockwise", "--space", "einspace"], "networks of einspace do not have"),
+        (["--data", "digits", "--space", "einspace"], "no layers in common to share weights: give --oracle train"),
         (
             ["--data", "digits", "--sampler", "dnas"],
             "dnas learns a distribution at a latency: give --budget-ms",
