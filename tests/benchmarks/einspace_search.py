@@ -1,11 +1,11 @@
 """What searching einspace is worth: random search, evolution, and evolution from a residual network, at as many trials.
 
 Run: .venv/bin/python -P tests/benchmarks/einspace_search.py --data fashion_mnist.npz --out DIR [--sums] [--seeds 3]
-Every evaluation is a training of ``--epochs``; what cannot learn counts as one, too. Nothing hand-made is among the
-first candidates but the network that a seeded evolution starts from: the slowest of the hand-made family within
-``--budget-ms``. The best of each way by validation, and that network, are then trained for ``--final-epochs`` and
-tested. With ``--sums``, images are three of the data as the
-channels of one, and the class is the sum of theirs: AddNIST's rule (Geada et al., arXiv 2404.02189) on other pictures.
+Every evaluation is a training of ``--epochs``, of a network within ``--budget-ms``; what cannot learn counts as one,
+too. Nothing hand-made is among the first candidates but the network that a seeded evolution starts from: the slowest of
+the hand-made family within the limit. The best of each way by validation, and that network, are then trained for
+``--final-epochs`` and tested. With ``--sums``, images are three of the data as the channels of one, and the class is
+the sum of theirs: AddNIST's rule (Geada et al., arXiv 2404.02189) on other pictures.
 What was done is kept in --out: the same command goes on where it was stopped.
 """
 
@@ -40,7 +40,7 @@ from search_spaces.space import sample
 DEVICE = Device.parse("cpu")
 RANDOM, EVOLUTION, SEEDED = "random", "evolution", "seeded evolution"
 WAYS: dict[str, SamplerKind] = {RANDOM: "random", EVOLUTION: "evolution", SEEDED: "evolution"}
-# The first of evolution's candidates are drawn at random: a third of them.
+# The first of evolution's candidates are drawn at random, a third of them; those of random search are all drawn so.
 DRAWN = 3
 # Sums of three classes that are classes of their own, as in AddNIST: larger sums are left out.
 SUMS = 20
@@ -85,7 +85,7 @@ def search(way: str, task: Task, target: TableTarget, start: Architecture, asked
     study.sampler = make_sampler(WAYS[way], space, [target], task.seed)
     rng = np.random.default_rng(task.seed)
     first = [(start, "start")] if way == SEEDED else []
-    while way == EVOLUTION and len(first) < count // DRAWN:
+    while len(first) < {RANDOM: count, EVOLUTION: count // DRAWN}.get(way, 0):
         drawn = sample(space, rng)
         if keeps(drawn, [target]) and drawn not in dict(first):
             first.append((drawn, "random"))
