@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from matplotlib.figure import Figure
 from optuna.study import Study
 
 from latency.build import anchor_models, build_table, drift
@@ -32,7 +33,7 @@ from latency.table import LatencyTable
 from nas.config import make_space
 from nas.delivery.finalists import choose_finalists
 from nas.delivery.measured import measure_kept
-from nas.delivery.value import Point, front_accuracy, hypervolume_share
+from nas.delivery.value import Point, accuracy_within, front_accuracy, hypervolume_share
 from nas.search.baselines import largest_per_bin, random_per_bin
 from nas.search.executor import InProcess, one_thread
 from nas.search.record import evaluated_trials
@@ -340,6 +341,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--val-images", type=int, default=3000)
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--picture", type=Path, help="draw what a user gets within each limit, at the largest budget")
     asked = parser.parse_args()
     one_thread()
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -365,6 +367,8 @@ def main() -> None:
         for key, found in results.items()
     }
     show(points, first.limits_ms[1], 1 / first.task.space.classes, asked)
+    if asked.picture:
+        draw(points, first.limits_ms[1], asked)
 
 
 def show(points: dict[Key, list[Point]], high_ms: float, chance: float, asked: argparse.Namespace) -> None:
@@ -385,6 +389,26 @@ def show(points: dict[Key, list[Point]], high_ms: float, chance: float, asked: a
             f"{np.mean(theirs):8.2f} +- {np.std(theirs):4.2f} {ahead.mean():+7.2f} +- {error:4.2f} "
             f"{np.mean(volume):14.1f}  by seed {' '.join(f'{by:+.2f}' for by in ahead)}"
         )
+
+
+def draw(points: dict[Key, list[Point]], high_ms: float, asked: argparse.Namespace) -> None:
+    """Draw the test accuracy that a user with each latency limit gets: the mean over seeds, lowest and highest."""
+    low_ms = max(min(point.ms for point in found) for found in points.values())
+    limits_ms = np.geomspace(low_ms, high_ms, 300)
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for space, way in product(asked.spaces, asked.ways):
+        runs = [points[space, way, max(asked.budgets), seed] for seed in range(asked.seeds)]
+        got = 100 * np.array([[accuracy_within(found, limit, np.nan) for limit in limits_ms] for found in runs])
+        (line,) = axes.plot(limits_ms, got.mean(0), label=f"{space}, {way}")
+        axes.fill_between(limits_ms, got.min(0), got.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
+    axes.set(xscale="log", xlabel="latency limit (ms), measured", ylabel="test accuracy (%)")
+    ticks = np.round(np.geomspace(low_ms, high_ms, 6), 2)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    figure.savefig(asked.picture, dpi=110)
 
 
 if __name__ == "__main__":
