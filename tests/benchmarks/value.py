@@ -387,7 +387,7 @@ def show(points: dict[Key, list[Point]], high_ms: float, chance: float, asked: a
         print(
             f"{trainings:9}  {f'{space}, {way}':42} {np.mean([len(found) for found in runs]):8.1f} "
             f"{np.mean(theirs):8.2f} +- {np.std(theirs):4.2f} {ahead.mean():+7.2f} +- {error:4.2f} "
-            f"{np.mean(volume):14.1f}  by seed {' '.join(f'{by:+.2f}' for by in ahead)}"
+            f"{np.mean(volume):7.1f} +- {np.std(volume):3.1f}  by seed {' '.join(f'{by:+.2f}' for by in ahead)}"
         )
 
 
