@@ -366,14 +366,17 @@ def main() -> None:
         key: [Point(ms[n.architecture.id], result["val"], result["test"]) for n, result in found]
         for key, found in results.items()
     }
-    show(points, first.limits_ms[1], 1 / first.task.space.classes, asked)
+    limits_ms = max(min(point.ms for point in found) for found in points.values()), first.limits_ms[1]
+    show(points, limits_ms, 1 / first.task.space.classes, asked)
     if asked.picture:
-        draw(points, first.limits_ms[1], asked)
+        draw(points, limits_ms, asked)
 
 
-def show(points: dict[Key, list[Point]], high_ms: float, chance: float, asked: argparse.Namespace) -> None:
+def show(
+    points: dict[Key, list[Point]], limits_ms: tuple[float, float], chance: float, asked: argparse.Namespace
+) -> None:
     """Print one row per budget, space and way: means over the seeds, and how far the first is ahead."""
-    low_ms = max(min(point.ms for point in found) for found in points.values())
+    low_ms, high_ms = limits_ms
     print(f"limits of {low_ms:.3f} to {high_ms:.3f} ms, where every front has a network; hypervolume above chance")
     titles = ("trainings", "space, way", "networks", "front acc. %", "first ahead by", "hypervolume %")
     print("{:>9}  {:42} {:>8} {:>15} {:>15} {:>14}".format(*titles))
@@ -391,19 +394,18 @@ def show(points: dict[Key, list[Point]], high_ms: float, chance: float, asked: a
         )
 
 
-def draw(points: dict[Key, list[Point]], high_ms: float, asked: argparse.Namespace) -> None:
+def draw(points: dict[Key, list[Point]], limits_ms: tuple[float, float], asked: argparse.Namespace) -> None:
     """Draw the test accuracy that a user with each latency limit gets: the mean over seeds, lowest and highest."""
-    low_ms = max(min(point.ms for point in found) for found in points.values())
-    limits_ms = np.geomspace(low_ms, high_ms, 300)
+    every_ms = np.geomspace(*limits_ms, 300)
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for space, way in product(asked.spaces, asked.ways):
         runs = [points[space, way, max(asked.budgets), seed] for seed in range(asked.seeds)]
-        got = 100 * np.array([[accuracy_within(found, limit, np.nan) for limit in limits_ms] for found in runs])
-        (line,) = axes.plot(limits_ms, got.mean(0), label=f"{space}, {way}")
-        axes.fill_between(limits_ms, got.min(0), got.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
+        got = 100 * np.array([[accuracy_within(found, limit, np.nan) for limit in every_ms] for found in runs])
+        (line,) = axes.plot(every_ms, got.mean(0), label=f"{space}, {way}")
+        axes.fill_between(every_ms, got.min(0), got.max(0), color=line.get_color(), alpha=0.12, linewidth=0)
     axes.set(xscale="log", xlabel="latency limit (ms), measured", ylabel="test accuracy (%)")
-    ticks = np.round(np.geomspace(low_ms, high_ms, 6), 2)
+    ticks = np.round(np.geomspace(*limits_ms, 6), 2)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
