@@ -27,6 +27,11 @@ from search_spaces.squeeze_operators import ConvNormHSwish
 KEEP, DOWN = "keep", "down"
 """Whether a layer that may run at two scales stays at that of the layer before."""
 
+# What a network that is made by hand has at a scale, the first that is offered.
+INVERTED = ("mb_k3_e3", "resconv_r4", "dw_k3_e2")
+DEPTHWISE = ("dw_k7_e2", "dw_k3_e2", "resconv_r4")
+ATTENDING = ("shsa_k3_e2", "resatt_r4", *DEPTHWISE)
+
 
 class _Choice(NamedTuple):
     """What a layer is: its scale, and the option of a block that leads there (``enters``) or stays."""
@@ -289,16 +294,18 @@ class HybridSpace(MacroSpace):
         return values
 
     def baseline_family(self) -> list[Architecture]:
-        """Nets of convolutions, and of convolutions with single-head attention where it is offered, scaled by hand.
+        """Nets of one kind of block at each scale, scaled by hand in depth and width; they go down as early as may be.
 
-        They are scaled in depth and width, and go down as early as they may.
+        The kinds are inverted residuals; large-kernel depthwise convolutions; and these with single-head attention at
+        the last scale or the last two, where it is offered (as in SHViT and AsCAN).
         """
-        deepest = max(
-            sum(low <= scale <= high for low, high in self._fabric.bounds) for scale in range(len(self._scales))
-        )
+        scales = len(self._scales)
+        kinds: list[list[tuple[str, ...]]] = [[INVERTED] * scales]
+        kinds += [[DEPTHWISE] * (scales - late) + [ATTENDING] * late for late in range(min(3, scales + 1))]
+        deepest = max(sum(low <= scale <= high for low, high in self._fabric.bounds) for scale in range(scales))
         family = [
             self.decide(ByHand(depth, width, liked))
-            for liked in (("mb_k3_e3", "resconv_r4", "dw_k3_e2"), ("shsa_k3_e2", "resatt_r4", "dw_k7_e2", "resconv_r4"))
+            for liked in kinds
             for depth in range(deepest)
             for width in range(max(len(scale["widths"]) for scale in self._scales))
         ]

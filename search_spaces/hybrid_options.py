@@ -95,11 +95,14 @@ def describe(option: str) -> list[float]:
 
 @dataclass
 class ByHand:
-    """Chooses as an engineer would: so many layers at each scale, all of the kind that is liked best."""
+    """Chooses as an engineer would: so many layers at each scale, all of the kind that is liked best there.
+
+    ``liked`` are the options of each scale, the best first.
+    """
 
     depth: int
     width: int
-    liked: tuple[str, ...]
+    liked: Sequence[Sequence[str]]
     layers: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, name: str, options: Sequence[str]) -> str:
@@ -112,4 +115,4 @@ class ByHand:
         self.layers[place] += 1
         if SKIP in options and self.layers[place] > self.depth:
             return SKIP
-        return next((option for option in self.liked if option in options), options[0])
+        return next((option for option in self.liked[int(place) - 1] if option in options), options[0])

@@ -46,7 +46,9 @@ def spread_family(space: SearchSpace, targets: Sequence[Target], count: int) -> 
     Latency alone decides, so that no knowledge about accuracies makes the baseline better or worse than it is.
     """
     members = family_within(space, targets)
-    chosen = nearest_to_even_steps([math.log(targets[0].predict_ms(a)) for a in members], count) if members else []
+    ms = [targets[0].predict_ms(a) for a in members]
+    fastest = min((each for each in ms if each > 0), default=1.0)
+    chosen = nearest_to_even_steps([math.log(max(each, fastest)) for each in ms], count) if members else []
     return [members[i] for i in chosen]
 
 

@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from nas.search.baselines import LARGEST, keeps
+from nas.search.baselines import LARGEST, keeps, spread_family
 from nas.search.executor import Executor
 from nas.search.halving import Halving
 from nas.search.journal import TrialJournal
@@ -26,8 +26,8 @@ from search_spaces.space import SearchSpace, sample_spread
 STUDY_NAME = "search"
 # An oracle that fails again and again is broken; the study is left as it is for when it is mended.
 FAILURES_IN_A_ROW = 5
-# Draws that the bins of the first candidates are filled from.
-DRAWS = 1000
+# Draws that the bins of the first candidates are filled from, and the most bins that there are.
+DRAWS, BINS = 1000, 10
 
 
 class SearchFailed(RuntimeError):
@@ -89,14 +89,17 @@ def first_candidates(
     """Return the candidates that every search starts with, and their origin: at most half of ``trials``.
 
     What is ``proposed`` (``search``), one random architecture per latency bin (``random``), and the feasible part of
-    the hand-made family (``baseline``). Uniform draws would leave the fast end empty: bins hold equally many of a
-    thousand draws that lean towards one option, by latency on the first device. With ``largest``, as far as there is
-    room, the one with the most MACs of each bin follows: for ratings that hardly show what capacity is worth later.
+    the hand-made family (``baseline``), spread over latency where there is no room for all of it. Uniform draws would
+    leave the fast end empty: bins hold equally many of a thousand draws that lean towards one option, by latency on the
+    first device. With ``largest``, as far as there is room, the one with the most MACs of each bin follows: for ratings
+    that hardly show what capacity is worth later.
     """
-    family = [(a, "baseline") for a in space.baseline_family() if keeps(a, targets)]
+    room = max(1, trials // 2)
+    members = spread_family(space, targets, min(room - 1, max(BINS, room - BINS)))
+    family = [(a, "baseline") for a in members]
     rng = np.random.default_rng(seed)
     drawn = [a for a in (sample_spread(space, rng) for _ in range(DRAWS)) if keeps(a, targets)]
-    bins = max(1, min(10, trials // 2 - len(family)))
+    bins = max(1, min(BINS, room - len(family)))
     ordered = sorted({a.id: a for a in drawn}.values(), key=targets[0].predict_ms)
     parts = [part for part in np.array_split(np.arange(len(ordered)), bins) if len(part)]
     spread = [(ordered[int(rng.choice(part))], "random") for part in parts]
@@ -105,7 +108,7 @@ def first_candidates(
     for part in parts if largest else ():
         most = max((ordered[int(i)] for i in part), key=space.macs)
         candidates.setdefault(most.id, (most, LARGEST))
-    return list(candidates.values())[: max(1, trials // 2)]
+    return list(candidates.values())[:room]
 
 
 def enqueue(study: Study, candidates: Sequence[tuple[Architecture, str]]) -> None:

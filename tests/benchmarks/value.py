@@ -1,6 +1,6 @@
 """Does a search earn its keep? Fronts of a search and of choices without one, at equal CPU time, everything counted.
 
-Run: .venv/bin/python -P tests/benchmarks/value.py --data fashion_mnist.npz --out DIR [--budgets 30] [--seeds 3]
+Run: .venv/bin/python -P tests/benchmarks/value.py --data fashion_mnist.npz --out DIR [--budgets 30] [--seeds 0 1 2]
 Random networks of the first of ``--spaces``, one per latency bin, as many as the largest of ``--budgets`` says, decide
 what there is to spend: the CPU seconds of their training by one recipe, and of the latency table; smaller budgets in
 proportion. Every other way trains networks by the same recipe until that is used up, after its search if it has one.
@@ -308,22 +308,22 @@ class Ground:
         return [network for network in members if low_ms <= ms[network.architecture.id] <= high_ms]
 
 
-def arenas(asked: argparse.Namespace) -> list[list[Arena]]:
-    """Return one arena per seed of each space: within the limits asked for, or such as suit all of them."""
+def arenas(asked: argparse.Namespace) -> list[dict[int, Arena]]:
+    """Return the arena of each seed in each space: within the limits asked for, or such as suit all of them."""
     part = part_of(load_dataset(asked.data, asked.input, 0, asked.out / "cache"), asked)
     grounds = [Ground.of(name, part, asked.out) for name in asked.spaces]
     suited = [ground.limits_ms() for ground in grounds]
     low_ms, high_ms = asked.limits_ms or (max(low for low, _ in suited), min(high for _, high in suited))
-    found: list[list[Arena]] = []
+    found: list[dict[int, Arena]] = []
     for ground in grounds:
         target, family = TableTarget(ground.space, ground.table, high_ms), ground.family(low_ms, high_ms)
-        found.append([])
-        for seed in range(asked.seeds):
+        found.append({})
+        for seed in asked.seeds:
             task = Task(ground.space, asked.data, asked.input, asked.out / "cache", seed, None, Recipe(1))
             task.__dict__["dataset"] = part
             place = ground.folder / f"seed {seed}"
             place.mkdir(exist_ok=True)
-            found[-1].append(Arena(task, target, low_ms, ground.table_s, family, asked.epochs, place))
+            found[-1][seed] = Arena(task, target, low_ms, ground.table_s, family, asked.epochs, place)
     return found
 
 
@@ -333,7 +333,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--budgets", type=int, nargs="+", default=[30])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--spaces", nargs="+", default=["fbnet"])
     parser.add_argument("--limits-ms", type=float, nargs=2, metavar=("LOW", "HIGH"), help="by themselves they suit all")
     parser.add_argument("--input", type=int, help="px; photos need it")
@@ -348,7 +348,7 @@ def main() -> None:
     every = arenas(asked)
     results: dict[Key, Result] = {}
     most = max(asked.budgets)
-    for seed, trainings in product(range(asked.seeds), asked.budgets):
+    for seed, trainings in product(asked.seeds, asked.budgets):
         arena = every[0][seed]
         random_s = sum(result["seconds"] for _, result in run(arena, RANDOM, most, np.inf)[0])
         budget_s = arena.table_s + trainings / most * random_s
@@ -359,7 +359,7 @@ def main() -> None:
                 parser.error(f"{way} takes more than {trainings} trainings: give more --budgets, --images or --epochs")
             results[space, way, trainings, seed] = found
             print(f"  {space}, {way}: {len(found)} networks, {spent / budget_s:.2f} of it", flush=True)
-    first = every[0][0]
+    first = every[0][asked.seeds[0]]
     networks = [network for found in results.values() for network, _ in found]
     ms = measured_ms(first.target.table, first.task.space, networks, asked.out / "measured.json")
     points = {
@@ -381,8 +381,8 @@ def show(
     titles = ("trainings", "space, way", "networks", "front acc. %", "first ahead by", "hypervolume %")
     print("{:>9}  {:42} {:>8} {:>15} {:>15} {:>14}".format(*titles))
     for trainings, space, way in product(asked.budgets, asked.spaces, asked.ways):
-        runs = [points[space, way, trainings, seed] for seed in range(asked.seeds)]
-        first = [points[asked.spaces[0], asked.ways[0], trainings, seed] for seed in range(asked.seeds)]
+        runs = [points[space, way, trainings, seed] for seed in asked.seeds]
+        first = [points[asked.spaces[0], asked.ways[0], trainings, seed] for seed in asked.seeds]
         theirs, ours = ([100 * front_accuracy(p, low_ms, high_ms, chance) for p in each] for each in (runs, first))
         volume = [100 * hypervolume_share(found, low_ms, high_ms, chance) for found in runs]
         ahead = np.subtract(ours, theirs)
@@ -400,7 +400,7 @@ def draw(points: dict[Key, list[Point]], limits_ms: tuple[float, float], asked: 
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for space, way in product(asked.spaces, asked.ways):
-        runs = [points[space, way, max(asked.budgets), seed] for seed in range(asked.seeds)]
+        runs = [points[space, way, max(asked.budgets), seed] for seed in asked.seeds]
         got = 100 * np.array([[accuracy_within(found, limit, np.nan) for limit in every_ms] for found in runs])
         (line,) = axes.plot(every_ms, got.mean(0), label=f"{space}, {way}")
         axes.fill_between(every_ms, got.min(0), got.max(0), color=line.get_color(), alpha=0.12, linewidth=0)

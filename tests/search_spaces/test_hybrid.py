@@ -278,3 +278,28 @@ def test_sub_spaces_hold_networks_of_one_kind(kind: str, side: int) -> None:
     attention = {"linear", "shsa", "resatt", "low"}
     for name, kept in kinds.items():
         assert kept and (kept <= attention if kind != "conv" and name.endswith("_at3") else not kept & attention)
+
+
+@pytest.mark.parametrize(
+    ("space", "kinds"),
+    [
+        (SMALL, {"mb mb mb", "dw dw dw", "dw dw shsa", "dw shsa shsa"}),
+        (LARGE, {"mb mb mb mb", "dw dw dw dw", "dw dw dw shsa", "dw dw shsa shsa"}),
+        (HybridSpace((3, 64, 64), 10, "conv-64"), {"mb mb mb", "dw dw dw"}),
+        (HybridSpace((3, 64, 64), 10, "late-attention-64"), {"mb mb linear", "dw dw linear", "dw dw shsa"}),
+    ],
+    ids=["small", "large", "convolutions", "late attention"],
+)
+def test_baseline_family_is_of_one_kind_at_each_scale(space: HybridSpace, kinds: set[str]) -> None:
+    family = space.baseline_family()
+    assert len(set(family)) == len(family)
+    found = []
+    for architecture in family:
+        at: dict[str, set[str]] = {}
+        for name, option in architecture.decisions:
+            if "_at" in name and option != SKIP:
+                at.setdefault(name.partition("_at")[2], set()).add(operator_of(option))
+        assert all(len(operators) == 1 for operators in at.values())
+        found.append([operator for _, (operator,) in sorted(at.items())])
+    scales = max(map(len, found))
+    assert {" ".join(operators) for operators in found if len(operators) == scales} == kinds

@@ -1,6 +1,7 @@
 """Networks that are chosen without a search: within the budget, spread over latency, the largest of what is found."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from nas.search.baselines import (
     random_per_bin,
     spread_family,
 )
-from nas.search.target import TableTarget
+from nas.search.target import RecordedTarget, TableTarget
+from nas.training.recorded import Recorded
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.space import enumerate_architectures
 
@@ -38,6 +40,15 @@ def test_family_is_spread_over_log_latency() -> None:
     assert spread_family(SPACE, [one], 3) == [members[0], middle, members[-1]]
     for count in range(len(members) + 3):
         assert len(spread_family(SPACE, [one], count)) == min(count, len(members))
+
+
+def test_family_is_spread_where_some_take_no_time() -> None:
+    free = target(TOY)
+    fastest = min(free.predict_ms(a) for a in TOY.baseline_family())
+    latencies = {a: max(0.0, free.predict_ms(a) - fastest) for a in enumerate_architectures(TOY)}
+    members = family_within(TOY, [recorded := RecordedTarget("phone", Recorded(Path("t.csv"), latencies), None)])
+    assert latencies[members[0]] == 0 < latencies[members[-1]]
+    assert spread_family(TOY, [recorded], 2) == [members[0], members[-1]]
 
 
 def test_family_keeps_every_budget() -> None:

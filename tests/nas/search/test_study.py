@@ -29,6 +29,7 @@ from nas.training.soundness import Unsound
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
+from search_spaces.hybrid import HybridSpace
 from search_spaces.space import SearchSpace, enumerate_architectures, sample_spread
 
 SPACE = FBNetSpace((1, 8, 8), 10)
@@ -128,6 +129,19 @@ def test_bins_are_as_many_as_there_is_room_for() -> None:
         origins = [origin for _, origin in first_candidates(TOY, [target(TOY)], trials, 0)]
         assert 1 <= origins.count("random") <= most and len(origins) <= trials // 2
         assert origins.count("baseline") <= family
+
+
+def test_a_large_family_leaves_the_random_ones_their_bins_and_is_spread_over_latency() -> None:
+    space = HybridSpace((3, 64, 64), 10)
+    everywhere = target(space)
+    members = [everywhere.predict_ms(a) for a in space.baseline_family()]
+    for trials, family in ((12, 5), (30, 10), (40, 10), (60, 20), (200, len(members))):
+        found = first_candidates(space, [everywhere], trials, 0)
+        origins = [origin for _, origin in found]
+        assert origins.count("baseline") == family and len(found) <= trials // 2
+        assert origins.count("random") == max(1, min(10, trials // 2 - family))
+        chosen = [everywhere.predict_ms(a) for a, origin in found if origin == "baseline"]
+        assert (min(chosen), max(chosen)) == (min(members), max(members))
 
 
 def test_bins_are_by_the_first_device() -> None:
