@@ -94,6 +94,11 @@ class SearchConfig(BaseModel):
         return is_table(self.oracle)
 
     @property
+    def trains_supernet(self) -> bool:
+        """Whether a supernet is trained on labels: to rate by, or for a sampler that learns from it."""
+        return self.oracle == "supernet" or self.sampler in LEARNED
+
+    @property
     def final(self) -> Recipe:
         """The recipe of the finalists."""
         return Recipe(
@@ -189,7 +194,7 @@ class SearchConfig(BaseModel):
                 raise InputError(f"--device {tables[0]} is recorded: give --oracle {PREFIX}FILE#COLUMN too")
             if not self.data:
                 raise InputError(f"--data is missing: images to train on, unless --oracle is {PREFIX}FILE#COLUMN")
-            if self.distil and self.oracle == "train" and self.sampler not in LEARNED:
+            if self.distil and self.oracle == "train" and not self.trains_supernet:
                 raise InputError(
                     f"--distil {self.distil:g} needs a supernet to learn from, which --oracle train has not"
                 )

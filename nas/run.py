@@ -143,7 +143,7 @@ class _Run:
         space = make_space(config.space, data.input_shape, len(data.classes))
         require_sampler(config.sampler, space)
         starting_networks(space, config.start or ())
-        if config.oracle == "supernet" or config.sampler in LEARNED:
+        if config.trains_supernet:
             require_positions(space)
         if config.oracle == "blockwise":
             require_stages(space)
@@ -167,9 +167,8 @@ class _Run:
         config = self.config
         per_epoch = math.ceil(len(data.train) / Recipe(1).batch_size)
         epochs = math.ceil(config.supernet_steps / per_epoch)
-        learned = config.sampler in LEARNED
-        supernet = self.folder.supernet if config.oracle == "supernet" or learned else None
-        blockwise = config.oracle == "blockwise"
+        learned, blockwise = config.sampler in LEARNED, config.oracle == "blockwise"
+        supernet = self.folder.supernet if config.trains_supernet else None
         return Task(
             space, config.data, self.size, self.folder.cache, config.seed,
             self.folder.blockwise if blockwise else supernet, Recipe(epochs), learned, config.supernet_paths,
