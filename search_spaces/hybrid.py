@@ -301,7 +301,7 @@ class HybridSpace(MacroSpace):
         """
         scales = len(self._scales)
         kinds: list[list[tuple[str, ...]]] = [[INVERTED] * scales]
-        kinds += [[DEPTHWISE] * (scales - late) + [ATTENDING] * late for late in range(min(3, scales + 1))]
+        kinds += [[DEPTHWISE] * (scales - late) + [ATTENDING] * late for late in (0, 1, 2)]
         deepest = max(sum(low <= scale <= high for low, high in self._fabric.bounds) for scale in range(scales))
         family = [
             self.decide(ByHand(depth, width, liked))
