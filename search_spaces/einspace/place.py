@@ -121,24 +121,29 @@ class Second(Inner):
         super().__init__(outer, aggregation, copies=1)
         self._first = first
         self._wanted = partner(aggregation, first)
-        self._ways: dict[Signal, Bridge | None] = {}
+        self._ways: dict[Signal, tuple[Bridge, Work] | None] = {}
 
     def way(self, signal: Signal) -> Bridge | None:
         """Return what is implied where the modules here end with ``signal``: the way to what fits, None for none.
 
         A dimension of which any size fits keeps its own, unless that does not fit what follows.
         """
+        found = self._way(signal)
+        return found[0] if found else None
+
+    def _way(self, signal: Signal) -> tuple[Bridge, Work] | None:
+        """Return the way, and the work behind it."""
         if signal not in self._ways:
             self._ways[signal] = next(self._fitting(signal), None)
         return self._ways[signal]
 
-    def _fitting(self, signal: Signal) -> Iterator[Bridge]:
+    def _fitting(self, signal: Signal) -> Iterator[tuple[Bridge, Work]]:
         for wanted in self._wanted.alternatives() if self._wanted else ():
             way = bridge(signal, wanted)
-            if way and self._joined((self._first, way.signal)):
-                yield way
+            rest = self._joined((self._first, way.signal)) if way else None
+            if way and rest:
+                yield way, rest
 
     def _rest(self, signal: Signal) -> Work | None:
-        way = self.way(signal)
-        rest = self._joined((self._first, way.signal)) if way else None
-        return rest + way.work.times(self.copies) if way and rest else None
+        found = self._way(signal)
+        return found[1] + found[0].work.times(self.copies) if found else None
