@@ -79,13 +79,15 @@ class MacroSpace(SearchSpace):
         return 3, side, side
 
     @classmethod
+    def homes(cls) -> dict[str, str]:
+        """Return the macro-architecture that each named architecture belongs to."""
+        return {name: str(entry["macro"]) for name, entry in _definitions(cls.family)["named"].items()}
+
+    @classmethod
     def home_of(cls, text: str) -> str | None:
         """Return the macro-architecture that a named architecture or an architecture's text belongs to."""
-        named = _definitions(cls.family)["named"]
-        if text in named:
-            return str(named[text]["macro"])
         space, _, _ = text.rpartition(":")
-        return space.removeprefix(f"{cls.family}/") if space.startswith(f"{cls.family}/") else None
+        return space.removeprefix(f"{cls.family}/") if space.startswith(f"{cls.family}/") else super().home_of(text)
 
     @abstractmethod
     def candidates(self) -> list[list[Candidate]]:

@@ -57,9 +57,14 @@ class SearchSpace(ABC):
         return 3, 32, 32
 
     @classmethod
+    def homes(cls) -> dict[str, str]:
+        """Return the macro-architecture that each named architecture belongs to, where there are several."""
+        return {}
+
+    @classmethod
     def home_of(cls, text: str) -> str | None:
         """Return the macro-architecture that a named architecture or an architecture's text belongs to."""
-        return None
+        return cls.homes().get(text)
 
     @abstractmethod
     def decide(self, choose: Choose) -> Architecture:
@@ -182,6 +187,8 @@ class SearchSpace(ABC):
         if ":" not in text and text in (named := self.named()):
             return named[text]
         space, _, listed = text.rpartition(":")
+        if text in (homes := self.homes()):
+            space = f"{self.name.partition('/')[0]}/{homes[text]}"
         if space and space != self.name:
             raise InputError(f"architecture {text!r} belongs to the space {space!r}, not to {self.name!r}")
         options = listed.split(",")
@@ -189,7 +196,7 @@ class SearchSpace(ABC):
 
         def choose(name: str, known: Sequence[str]) -> str:
             if len(options) == 1 and options[0] not in known:
-                raise unknown(f"architecture of {self.name}:", text, [*self.named(), *known])
+                raise unknown(f"architecture of {self.name}:", text, [*self.named(), *homes, *known])
             if len(taken) == len(options):
                 raise InputError(f"architecture {text!r} ends early: {self.name} has a {name} too")
             option = options[len(taken)]
