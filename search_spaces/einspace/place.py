@@ -1,7 +1,6 @@
 """Where modules follow one another, and what must follow them there: the conditions that keep derivations valid."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
 from typing import Any
 
 from search_spaces.einspace.bridge import Bridge, bridge, partner
@@ -134,15 +133,16 @@ class Second(Inner):
     def _way(self, signal: Signal) -> tuple[Bridge, Work] | None:
         """Return the way, and the work behind it."""
         if signal not in self._ways:
-            self._ways[signal] = next(self._fitting(signal), None)
+            self._ways[signal] = self._find(signal)
         return self._ways[signal]
 
-    def _fitting(self, signal: Signal) -> Iterator[tuple[Bridge, Work]]:
+    def _find(self, signal: Signal) -> tuple[Bridge, Work] | None:
         for wanted in self._wanted.alternatives() if self._wanted else ():
             way = bridge(signal, wanted)
             rest = self._joined((self._first, way.signal)) if way else None
             if way and rest:
-                yield way, rest
+                return way, rest
+        return None
 
     def _rest(self, signal: Signal) -> Work | None:
         found = self._way(signal)
