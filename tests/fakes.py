@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from measuring_jobs import COMPANY
 from optuna.study import Study
+from torch import nn
 
 from latency import measure
 from latency.calibrate import Calibration, Features
@@ -228,3 +230,18 @@ def digits_task(space: SearchSpace, folder: Path, supernet_epochs: int) -> Task:
     task = Task(space, "digits", None, folder / "data", 0, folder / "supernet.safetensors", Recipe(supernet_epochs))
     task.train_supernet()
     return task
+
+
+class Cancelling(nn.Module):
+    """Scores that are small differences of sums a few ten thousand times as large: float32 gives two digits of them."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(0)
+        half = 2e4 * torch.randn(8, features, generator=random)
+        self.linear = nn.Linear(2 * features, 8, bias=False)
+        self.linear.weight.data = torch.cat([half, -half], 1) + torch.randn(8, 2 * features, generator=random)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        flat = x.flatten(1)
+        return self.linear(torch.cat([flat, flat], 1))

@@ -9,15 +9,17 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from fakes import Cancelling
 from torch import nn
 from toy_space import ToySpace
 
 from latency import models as module
 from latency.device import Device
-from latency.emit import to_onnx
+from latency.emit import disagreement, to_onnx
 from latency.models import (
     PROBE_DEPTHS,
     PROBED_SHAPES,
+    TOLERANCE,
     block_models,
     border_probes,
     device_model,
@@ -123,6 +125,16 @@ def test_files_that_disagree_with_torch_are_refused(monkeypatch: pytest.MonkeyPa
         block_models([LAYER], CPU)
     with pytest.raises(RuntimeError, match=r"differ by 1\.0e\+00 on toy:no,no"):
         network_models(SPACE, [SPACE.named()["smallest"]], CPU)
+
+
+def test_networks_that_float32_does_not_determine_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Cancelling(48)
+    with seeded(0):
+        assert disagreement(to_onnx(network, (48, 1, 1)), network, (48, 1, 1)) > TOLERANCE
+        assert device_model(network, (48, 1, 1), CPU, "x")
+    monkeypatch.setattr(module, "to_onnx", lambda network, *how: to_onnx(Twice(network), *how))
+    with seeded(0), pytest.raises(RuntimeError, match=r"differ by .*e\+00 on x"):
+        device_model(network, (48, 1, 1), CPU, "x")
 
 
 def test_what_has_no_int8_form_is_said() -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from fakes import Cancelling
 from torch import nn
 
 from nas.delivery import export as module
@@ -163,6 +164,11 @@ def test_file_that_computes_something_else_is_not_delivered(
     with pytest.raises(ExportFailed, match=r"PyTorch and ONNX Runtime differ by .*, more than 1e-03"):
         export(network, SPACE.input_shape, tmp_path / "net.onnx", METADATA, images)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_scores_that_float32_does_not_determine_are_delivered(tmp_path: Path) -> None:
+    images = torch.randn(4, 48, 1, 1, generator=torch.Generator().manual_seed(0))
+    assert TOLERANCE < export(Cancelling(48), (48, 1, 1), tmp_path / "net.onnx", {}, images) < 1
 
 
 def test_invalid_file_is_not_delivered(
