@@ -89,7 +89,7 @@ def disagreement(model: bytes, module: nn.Module, in_shape: Shape, batch: int = 
 
 
 def rounding(module: nn.Module, images: torch.Tensor) -> float:
-    """Return the largest difference of a module in float32 and in float64 on ``images``, relative to the largest output.
+    """Return how far a module in float32 is from itself in float64 on ``images``, relative to the largest output.
 
     Where it is large no other engine comes closer: a network whose outputs are small differences of large numbers makes
     much of how sums are ordered.

@@ -21,7 +21,7 @@ from search_spaces.even import nearest_to_even_steps
 from search_spaces.operators import ConvNormReLU
 from search_spaces.space import SearchSpace, sample_spread
 
-# ONNX Runtime and PyTorch order float32 sums differently; where that makes much of a difference, float64 differs as well.
+# ONNX Runtime and PyTorch order float32 sums differently. Where that changes much, float64 does as well.
 TOLERANCE = 1e-4
 ROUNDINGS = 10
 PROBED_SHAPES = 3

@@ -41,7 +41,8 @@ class SearchConfig(BaseModel):
 
     ``oracle`` and ``device`` may name recorded tables (see ``Source``); ``data`` is empty then. ``from_run``, a flag
     and key called ``from``, is an earlier run whose ratings are taken over; ``trials`` are new candidates.
-    ``start`` are named networks that are rated first. With ``time`` a plan decides what is not given (``given``).
+    ``start`` are named networks that are rated first. ``oracle`` is ``train`` where networks of the space share no
+    weights and none is given. With ``time`` a plan decides what is not given (``given``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
@@ -167,7 +168,9 @@ class SearchConfig(BaseModel):
         Raises:
             InputError: a value is out of range, or two do not go together; the flags are named.
         """
-        if values.get("time") is not None:
+        if _endless(str(values.get("space", ""))):
+            values = {"oracle": "train", **values}
+        elif values.get("time") is not None:
             values = {"oracle": AUTO, **values}
         try:
             config = cls.model_validate(values)
@@ -186,6 +189,13 @@ class SearchConfig(BaseModel):
                 "or give --sampler gp"
             )
         self._require_plannable()
+        if _endless(self.space) and (self.sampler in LEARNED or self.oracle in (AUTO, "supernet", "blockwise")):
+            learned = self.sampler in LEARNED
+            given, good = (f"--sampler {self.sampler}", "gp") if learned else (f"--oracle {self.oracle}", "train")
+            raise InputError(
+                f"{given}: networks of {self.space} have no layers in common to share weights; "
+                f"give {given.split()[0]} {good}"
+            )
         if self.oracle == "blockwise":
             self._require_blockwise()
         tables = [device for device in self.device if is_table(device)]
@@ -240,6 +250,12 @@ class SearchConfig(BaseModel):
             raise InputError("--time plans no block-wise training: leave it or --oracle blockwise out")
         if self.sampler in LEARNED:
             raise InputError(f"--time plans no learned distribution: leave it or --sampler {self.sampler} out")
+
+
+def _endless(space: str) -> bool:
+    """Tell whether networks of the space of this name have no positions in common: nothing shares weights there."""
+    kind = SPACES.get(space.partition("/")[0])
+    return kind is not None and kind.endless
 
 
 def is_table(text: str) -> bool:

@@ -22,10 +22,10 @@ from nas.schedule import Schedule
 from nas.search.additive import best_within
 from nas.search.baselines import family_within
 from nas.search.distribution import Probabilities, load, save, summary
-from nas.search.dnas import learn_at_budget
+from nas.search.dnas import learn_at_budget, require_layers
 from nas.search.executor import Work, all_cores, connect_ray, one_thread
 from nas.search.record import Evaluated
-from nas.search.samplers import LEARNED, require_sampler
+from nas.search.samplers import LEARNED
 from nas.search.starts import starting_networks
 from nas.search.stratified import stratified
 from nas.search.study import open_study
@@ -141,7 +141,8 @@ class _Run:
         """Return the space, if it can be searched as the configuration says."""
         config = self.config
         space = make_space(config.space, data.input_shape, len(data.classes))
-        require_sampler(config.sampler, space)
+        if config.sampler == "dnas":
+            require_layers(space)
         starting_networks(space, config.start or ())
         if config.trains_supernet:
             require_positions(space)

@@ -118,4 +118,7 @@ class PredictorQuality:
         )
 
     def _verdict(self) -> str:
-        return "gp" if self.used == "gp" else f"{self.used}, for the gp is not as good"
+        best = max(self.kendall, key=lambda name: self.kendall[name])
+        if self.used == "gp":
+            return "gp" if best == "gp" else f"gp, for chance may explain that {best} is ahead"
+        return f"{self.used}, for the gp is not as good"

@@ -14,11 +14,14 @@ from torch import Tensor, nn
 
 from search_spaces.block import Shape
 
+_RECTIFIERS = (nn.ReLU, nn.LeakyReLU, nn.Hardswish)
+
 
 @torch.no_grad()
 def naswot(network: nn.Module, images: Tensor) -> float:
-    """Return the log-determinant of the Hamming kernel of ReLU and h-swish patterns on ``images`` (N, C, H, W).
+    """Return the log-determinant of the Hamming kernel of which ReLUs, leaky ReLUs and h-swishes are active.
 
+    Of ``images`` (N, C, H, W). Without any of these, or where two images have the same pattern, it is minus infinity.
     The network is put into training mode, and its batch norm sees the images: give one that is not used further.
     Higher means that the untrained network tells the images apart better (Mellor et al., Neural Architecture
     Search without Training, ICML 2021, equation 2).
@@ -30,7 +33,7 @@ def naswot(network: nn.Module, images: Tensor) -> float:
         active = (output > 0).flatten(1).float()
         kernel.add_(active @ active.T + (1 - active) @ (1 - active).T)
 
-    hooks = [m.register_forward_hook(add) for m in network.modules() if isinstance(m, nn.ReLU | nn.Hardswish)]
+    hooks = [m.register_forward_hook(add) for m in network.modules() if isinstance(m, _RECTIFIERS)]
     try:
         network.train()(images)
         return float(np.linalg.slogdet(kernel.double().numpy())[1])

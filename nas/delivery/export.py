@@ -44,7 +44,7 @@ def export(
         The largest absolute difference of the scores.
 
     Raises:
-        ExportFailed: the file is no valid ONNX, or the scores differ by more than ``TOLERANCE`` and by more than float32
+        ExportFailed: the file is no valid ONNX, or the scores differ by more than ``TOLERANCE`` and than float32
             explains.
     """
     network = network.cpu().eval()

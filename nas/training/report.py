@@ -1,5 +1,6 @@
 """The rank report: whether the oracle orders architectures better than estimates that cost nothing."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,13 +23,16 @@ def free_scores(task: Task, architectures: Sequence[Architecture], kept: Path | 
 
     Each naswot takes a forward pass of an untrained network: those that the file ``kept`` holds are not computed again.
     """
-    found: dict[str, float] = read_sealed(kept, 1, "naswot scores")["naswot"] if kept and kept.exists() else {}
+    # JSON has no minus infinity, the score of networks that tell no images apart: null stands for it.
+    found: dict[str, float | None] = read_sealed(kept, 1, "naswot scores")["naswot"] if kept and kept.exists() else {}
     for architecture in architectures:
         if architecture.id not in found:
-            found[architecture.id] = task.naswot(architecture)
+            score = task.naswot(architecture)
+            found[architecture.id] = score if math.isfinite(score) else None
     if kept:
         write_sealed(kept, 1, {"naswot": found})
-    return {**counts(task.space, architectures), NASWOT: [found[a.id] for a in architectures]}
+    scores = [found[architecture.id] for architecture in architectures]
+    return {**counts(task.space, architectures), NASWOT: [-math.inf if s is None else s for s in scores]}
 
 
 @dataclass(frozen=True)

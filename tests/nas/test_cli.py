@@ -173,8 +173,20 @@ def test_interrupted_search(cli: Cli, table: Path, monkeypatch: pytest.MonkeyPat
             ["--data", "digits", "--oracle", "blockwise", "--space", "nb201"],
             "--oracle blockwise trains stages that follow one another, which networks of nb201 do not have: give -",
         ),
-        (["--data", "digits", "--oracle", "blockwise", "--space", "einspace"], "networks of einspace do not have"),
-        (["--data", "digits", "--space", "einspace"], "no layers in common to share weights: give --oracle train"),
+        *(
+            (
+                ["--data", "digits", "--space", "einspace", f"--{flag}", value, *more],
+                f"--{flag} {value}: networks of einspace have no layers in common to share weights; "
+                f"give --{flag} {good}",
+            )
+            for flag, value, good, *more in (
+                ("oracle", "blockwise", "train"),
+                ("oracle", "supernet", "train"),
+                ("oracle", "auto", "train", "--time", "9m"),
+                ("sampler", "fpnas", "gp"),
+                ("sampler", "dnas", "gp"),
+            )
+        ),
         (
             ["--data", "digits", "--sampler", "dnas"],
             "dnas learns a distribution at a latency: give --budget-ms",

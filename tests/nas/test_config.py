@@ -19,6 +19,12 @@ def test_defaults_are_valid() -> None:
     assert config.budget_ms is None and config.table is None
 
 
+@pytest.mark.parametrize("more", [{}, {"time": "9m"}])
+def test_candidates_are_trained_where_nothing_shares_weights(more: dict[str, str]) -> None:
+    assert SearchConfig.checked(**BASE, space="einspace", **more).oracle == "train"
+    assert SearchConfig.checked(**BASE, **more).oracle == ("auto" if more else "supernet")
+
+
 @pytest.mark.parametrize(
     ("field", "value", "flag"),
     [

@@ -184,7 +184,10 @@ def test_coverage_is_that_of_the_gps_interval(monkeypatch: pytest.MonkeyPatch) -
     assert PredictorQuality.of(y[:, None], y, {}).coverage_90 == 0.5
 
 
-@pytest.mark.parametrize(("used", "verdict"), [("gp", "gp"), ("ridge", "ridge, for the gp is not as good")])
+@pytest.mark.parametrize(
+    ("used", "verdict"),
+    [("gp", "gp, for chance may explain that ridge is ahead"), ("ridge", "ridge, for the gp is not as good")],
+)
 def test_quality_in_words(used: str, verdict: str) -> None:
     made_up = PredictorQuality(40, {"gp": 0.516, "ridge": 0.7}, {"MACs": -0.25}, 0.875, used)
     assert made_up.lines() == {
@@ -199,6 +202,10 @@ def test_quality_in_words(used: str, verdict: str) -> None:
         "cross-validated Kendall tau on 40 candidates: gp +0.52, ridge +0.70 (without a fit: MACs -0.25); "
         f"the gp's 90 % interval covers 88 %; used: {verdict}"
     )
+
+
+def test_the_best_is_used_without_a_word() -> None:
+    assert PredictorQuality(40, {"gp": 0.7, "ridge": 0.5}, {}, 0.9, "gp").text().endswith("; used: gp")
 
 
 def test_no_observations_of_the_same_accuracy_break_it() -> None:

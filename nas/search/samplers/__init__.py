@@ -7,30 +7,18 @@ from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 
 from nas.search.candidates import source_of
 from nas.search.distribution import Probabilities
-from nas.search.dnas import Estimator, require_layers
+from nas.search.dnas import Estimator
 from nas.search.samplers.drawn import DrawingSampler
 from nas.search.samplers.evolution import EvolutionSampler
 from nas.search.samplers.gp import GPSampler
 from nas.search.samplers.learned import LearnedSampler
 from nas.search.samplers.seeded import SeededSampler
 from nas.search.target import TableTarget, Target
-from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 
 SamplerKind = Literal["gp", "evolution", "dnas", "fpnas", "random", "tpe", "nsga2"]
 LEARNED: dict[str, Estimator] = {"dnas": "mixed", "fpnas": "sampled"}
 """The samplers that draw from a distribution which is learned before the study, and how its gradient is estimated."""
-
-
-def require_sampler(kind: SamplerKind, space: SearchSpace) -> None:
-    """Raise ``InputError`` where a sampler cannot search a space."""
-    if kind in LEARNED and not space.positions():
-        raise InputError(
-            f"--sampler {kind} learns with shared weights, and networks of {space.name} have no layers in common to "
-            "share them: give gp, evolution or random"
-        )
-    if kind == "dnas":
-        require_layers(space)
 
 
 def make_sampler(

@@ -12,7 +12,7 @@ from nas.search import candidates
 from nas.search import study as studies
 from nas.search.executor import InProcess
 from nas.search.record import Evaluated
-from nas.search.samplers import SamplerKind, make_sampler, require_sampler
+from nas.search.samplers import SamplerKind, make_sampler
 from nas.search.samplers.evolution import EvolutionSampler
 from nas.search.samplers.proposing import ProposingSampler
 from nas.search.study import Driver, enqueue, first_candidates, open_study
@@ -20,8 +20,6 @@ from nas.search.target import Kind
 from search_spaces.architecture import Architecture
 from search_spaces.einspace.derive import Limits
 from search_spaces.einspace.space import EinSpace
-from search_spaces.errors import InputError
-from search_spaces.fbnet import FBNetSpace
 from search_spaces.space import sample
 
 SPACE = EinSpace((1, 8, 8), 10, limits=Limits(3_000_000, 300_000, 40_000, 40, 3))
@@ -98,13 +96,6 @@ def test_random_search_follows_the_grammar() -> None:
     assert [sampler.propose(study, number) for number in range(3)] == [
         sample(SPACE, np.random.default_rng([0, number])) for number in range(3)
     ]
-
-
-@pytest.mark.parametrize("kind", ["dnas", "fpnas"])
-def test_learned_distributions_need_layers_in_common(kind: SamplerKind) -> None:
-    with pytest.raises(InputError, match=f"--sampler {kind} learns with shared weights.*give gp, evolution or random"):
-        require_sampler(kind, SPACE)
-    require_sampler(kind, FBNetSpace((1, 8, 8), 10))
 
 
 def test_the_published_tournament_is_won_by_accuracy(monkeypatch: pytest.MonkeyPatch) -> None:
