@@ -169,9 +169,9 @@ class SearchConfig(BaseModel):
             InputError: a value is out of range, or two do not go together; the flags are named.
         """
         if _endless(str(values.get("space", ""))):
-            values = {"oracle": "train", **values}
+            values.setdefault("oracle", "train")
         elif values.get("time") is not None:
-            values = {"oracle": AUTO, **values}
+            values.setdefault("oracle", AUTO)
         try:
             config = cls.model_validate(values)
         except ValidationError as error:
@@ -189,13 +189,8 @@ class SearchConfig(BaseModel):
                 "or give --sampler gp"
             )
         self._require_plannable()
-        if _endless(self.space) and (self.sampler in LEARNED or self.oracle in (AUTO, "supernet", "blockwise")):
-            learned = self.sampler in LEARNED
-            given, good = (f"--sampler {self.sampler}", "gp") if learned else (f"--oracle {self.oracle}", "train")
-            raise InputError(
-                f"{given}: networks of {self.space} have no layers in common to share weights; "
-                f"give {given.split()[0]} {good}"
-            )
+        if _endless(self.space):
+            self._require_nothing_shared()
         if self.oracle == "blockwise":
             self._require_blockwise()
         tables = [device for device in self.device if is_table(device)]
@@ -222,6 +217,17 @@ class SearchConfig(BaseModel):
                 )
         for text in (self.oracle, *tables):
             Source.parse(text)
+
+    def _require_nothing_shared(self) -> None:
+        for flag, given, good, bad in (
+            ("--sampler", self.sampler, "gp", [*LEARNED]),
+            ("--oracle", self.oracle, "train", [AUTO, "supernet", "blockwise"]),
+        ):
+            if given in bad:
+                raise InputError(
+                    f"{flag} {given}: networks of {self.space} have no layers in common to share weights; "
+                    f"give {flag} {good}"
+                )
 
     def _require_blockwise(self) -> None:
         if self.sampler in LEARNED:

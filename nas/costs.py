@@ -28,7 +28,7 @@ from nas.training.recipe import Recipe
 from nas.training.supernet import Supernet
 from nas.training.train import Progress, accuracy, recalibrate, train
 from search_spaces.architecture import Architecture
-from search_spaces.space import SearchSpace, sample_spread
+from search_spaces.space import SearchSpace, sample, sample_spread
 
 # Networks are drawn to know which MACs are common; the timed ones are at these percentiles of theirs.
 _DRAWS, _PERCENTILES = 64, (10, 50, 90)
@@ -55,7 +55,7 @@ def measure_costs(config: SearchConfig, task: Task, targets: Sequence[Target], d
     middle = networks[len(networks) // 2]
     batches = len(task.dataset.train) / Recipe(1).batch_size
     with tempfile.TemporaryDirectory() as folder:
-        start_s, supernet_step_s = _supernet(task, Path(folder))
+        start_s, supernet_step_s = (0.0, 0.0) if config.oracle == "train" else _supernet(task, Path(folder))
         return Costs(
             step_s=step_s,
             step_s_per_mac=step_s_per_mac,
@@ -67,7 +67,7 @@ def measure_costs(config: SearchConfig, task: Task, targets: Sequence[Target], d
             delivery_s=_delivery_s(task, middle, Path(folder), len({device.form for device in devices} | {""})),
             measuring_s=sum(_measuring_s(target.predict_ms(middle)) for target in targets),
             steps=int(np.ceil(batches)),
-            layers=space.searchable,
+            layers=_decisions(space, task.seed),
             workers=config.workers,
             devices=len(devices),
         )
@@ -85,6 +85,12 @@ def _spread(space: SearchSpace, targets: Sequence[Target], seed: int) -> list[Ar
     drawn = [a for a in (sample_spread(space, rng) for _ in range(_DRAWS)) if keeps(a, targets)]
     ordered = sorted(drawn or space.baseline_family(), key=space.macs)
     return [ordered[int(p / 100 * (len(ordered) - 1))] for p in _PERCENTILES]
+
+
+def _decisions(space: SearchSpace, seed: int) -> int:
+    """Return how many decisions a network takes, on average over draws."""
+    rng = np.random.default_rng(seed)
+    return round(float(np.mean([len(sample(space, rng).decisions) for _ in range(_DRAWS)])))
 
 
 def time_steps(task: Task, networks: Sequence[Architecture], recipe: Recipe) -> tuple[float, float]:

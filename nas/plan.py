@@ -50,9 +50,9 @@ class Costs:
 
     A training step takes ``step_s + step_s_per_mac * macs``, ``macs`` being the mean over the space; ``rating_s`` is
     the evaluation of a candidate, ``proposal_s`` what choosing it takes, ``supernet_start_s`` what making or reading
-    the supernet takes, ``delivery_s`` exporting and checking a finalist, ``measuring_s`` the measurement of one
-    network on all devices at the end. ``steps`` make an epoch, ``layers`` decisions a network. Each of
-    the ``devices`` has finalists of its own, at most.
+    the supernet takes (0, as a step of it, where none is considered), ``delivery_s`` exporting and checking a finalist,
+    ``measuring_s`` the measurement of one network on all devices at the end. ``steps`` make an epoch, about ``layers``
+    decisions a network. Each of the ``devices`` has finalists of its own, at most.
     """
 
     step_s: float
@@ -287,9 +287,11 @@ def _searched(
     left_s: float, long_s: float, long_epochs: int, costs: Costs, given: Mapping[str, Any]
 ) -> tuple[_Search | None, str, str]:
     """Return the search, the oracle's name and why; no search where it does not pay and none was asked for."""
+    if given.get("oracle") == "train":
+        return _short_trainings(left_s, costs, given), "train", "candidates are rated by --oracle train"
     ways = {"train": _short_trainings(left_s, costs, given), "supernet": _supernet(left_s, costs, given)}
     if "oracle" in given:
-        return ways[given["oracle"]], given["oracle"], f"--oracle {given['oracle']} was given"
+        return ways[given["oracle"]], given["oracle"], f"candidates are rated by --oracle {given['oracle']}"
     if given.get("distil"):
         return ways["supernet"], "supernet", "--distil learns from a supernet"
     oracle, why = choose_oracle(left_s, ways["train"].least_s, ways["supernet"].least_s)

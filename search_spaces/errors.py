@@ -13,7 +13,7 @@ class InputError(ValueError):
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> InputError:
     """Return the error for a ``name`` that is not among ``known``, with the nearest known one."""
-    names = sorted(known)
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
+    names = {each.lower(): each for each in sorted(known)}
+    nearest = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    hint = f"did you mean {names[nearest[0]]!r}?" if nearest else f"known: {', '.join(names.values())}"
     return InputError(f"unknown {kind} {name!r}; {hint}")

@@ -79,15 +79,23 @@ class MacroSpace(SearchSpace):
         return 3, side, side
 
     @classmethod
-    def homes(cls) -> dict[str, str]:
-        """Return the macro-architecture that each named architecture belongs to."""
-        return {name: str(entry["macro"]) for name, entry in _definitions(cls.family)["named"].items()}
-
-    @classmethod
     def home_of(cls, text: str) -> str | None:
         """Return the macro-architecture that a named architecture or an architecture's text belongs to."""
+        named = _definitions(cls.family)["named"]
+        if text in named:
+            return str(named[text]["macro"])
         space, _, _ = text.rpartition(":")
-        return space.removeprefix(f"{cls.family}/") if space.startswith(f"{cls.family}/") else super().home_of(text)
+        return space.removeprefix(f"{cls.family}/") if space.startswith(f"{cls.family}/") else None
+
+    def named_elsewhere(self) -> dict[str, str]:
+        """Return the spaces of the family that its other named architectures belong to, as texts."""
+        homes = {name: f"{self.family}/{entry['macro']}" for name, entry in _definitions(self.family)["named"].items()}
+        here = self.named()
+        return {
+            name: f"belongs to the space {home!r}, not to {self.name!r}"
+            for name, home in homes.items()
+            if name not in here
+        }
 
     @abstractmethod
     def candidates(self) -> list[list[Candidate]]:

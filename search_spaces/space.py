@@ -11,8 +11,8 @@ from torch import nn
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Network, Shape
 from search_spaces.chain import Position
-from search_spaces.errors import InputError, unknown
 from search_spaces.grid import Grid
+from search_spaces.text import read_text
 
 Graph = tuple[Sequence[str], Sequence[tuple[int, int]]]
 """The labels of nodes, and edges from one node's number to that of a node that it feeds."""
@@ -39,6 +39,8 @@ class SearchSpace(ABC):
     """Whether there is no end of blocks, so that no table can hold them all; networks have no positions then."""
     fragile = False
     """Whether some networks let no image through to the scores: what is to be trained is tried before."""
+    words: frozenset[str] = frozenset()
+    """All options that there are, where what is on offer depends on what fits."""
     tournament: int | None = None
     """Entrants of a tournament, won by accuracy alone, in the evolution that was published for the space."""
 
@@ -57,14 +59,9 @@ class SearchSpace(ABC):
         return 3, 32, 32
 
     @classmethod
-    def homes(cls) -> dict[str, str]:
-        """Return the macro-architecture that each named architecture belongs to, where there are several."""
-        return {}
-
-    @classmethod
     def home_of(cls, text: str) -> str | None:
         """Return the macro-architecture that a named architecture or an architecture's text belongs to."""
-        return cls.homes().get(text)
+        return None
 
     @abstractmethod
     def decide(self, choose: Choose) -> Architecture:
@@ -149,6 +146,14 @@ class SearchSpace(ABC):
     def named(self) -> dict[str, Architecture]:
         """Return the published or otherwise known architectures of this space by name."""
 
+    def named_elsewhere(self) -> dict[str, str]:
+        """Return why named architectures of the family are not ``named`` here, by name, to follow the name."""
+        return {}
+
+    def called(self, decision: str) -> str:
+        """Return what a decision is called where people are told of it."""
+        return decision
+
     def build(self, architecture: Architecture) -> nn.Module:
         """Return the freshly initialised network: images (NCHW) to class scores (N, classes)."""
         return self.wire(architecture, (block.build() for block in self.blocks(architecture)))
@@ -184,31 +189,7 @@ class SearchSpace(ABC):
         Raises:
             InputError: another space's text, an unknown option, too few or too many of them.
         """
-        if ":" not in text and text in (named := self.named()):
-            return named[text]
-        space, _, listed = text.rpartition(":")
-        if text in (homes := self.homes()):
-            space = f"{self.name.partition('/')[0]}/{homes[text]}"
-        if space and space != self.name:
-            raise InputError(f"architecture {text!r} belongs to the space {space!r}, not to {self.name!r}")
-        options = listed.split(",")
-        taken: list[tuple[str, str]] = []
-
-        def choose(name: str, known: Sequence[str]) -> str:
-            if len(options) == 1 and options[0] not in known:
-                raise unknown(f"architecture of {self.name}:", text, [*self.named(), *homes, *known])
-            if len(taken) == len(options):
-                raise InputError(f"architecture {text!r} ends early: {self.name} has a {name} too")
-            option = options[len(taken)]
-            if option not in known:
-                raise unknown(f"option for {name}:", option, known)
-            taken.append((name, option))
-            return option
-
-        self.decide(choose)
-        if len(taken) < len(options):
-            raise InputError(f"architecture {text!r} has {len(options)} options, the space takes {len(taken)}")
-        return Architecture(self.name, tuple(taken))
+        return read_text(self, text)
 
     def as_recorded(self) -> "SearchSpace":
         """Return the space whose architectures are what tables of others list: networks as they are written."""

@@ -82,8 +82,8 @@ def search(
         typer.Option(
             metavar="ORACLE",
             help="How candidates are rated: supernet, blockwise (a supernet that is trained without labels), train, or "
-            "table:FILE#COLUMN, which has recorded accuracies; auto, the default with --time, takes what pays. In einspace "
-            "it is train.",
+            "table:FILE#COLUMN, which has recorded accuracies; auto, the default with --time, takes what pays. In "
+            "einspace the default is train.",
         ),
     ] = _DEFAULT["oracle"],
     halving: Annotated[

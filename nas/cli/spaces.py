@@ -85,8 +85,11 @@ def list_(json: Json = False, config: Config = None) -> None:
                 console.print_json(data=row, indent=None)
             else:
                 known = f"; named: {', '.join(named)}" if named else ""
+                decisions = (
+                    f"up to {space.searchable:,} decisions" if space.endless else f"{space.searchable} decisions"
+                )
                 console.print(
-                    f"{space.name}: {space.searchable} decisions, shown at {shape}{known}",
+                    f"{space.name}: {decisions}, shown at {shape}{known}",
                     markup=False,
                 )
 

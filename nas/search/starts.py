@@ -16,6 +16,9 @@ def starting_networks(space: SearchSpace, names: Sequence[str]) -> dict[str, Arc
         InputError: the space has none of that name, at this input.
     """
     known, shape = space.named(), "x".join(map(str, space.input_shape))
+    for name in names:
+        if name in (elsewhere := space.named_elsewhere()):
+            raise InputError(f"--start {name}: it {elsewhere[name]}; leave it out")
     if names and not known:
         raise InputError(f"--start {names[0]}: {space.name} has no named networks at {shape}; leave it out")
     for name in names:
@@ -37,8 +40,8 @@ def starts_within(
         over = [target for target in targets if not keeps(architecture, [target])]
         for target in over[:1]:
             say(
-                f"start: {name} is left out, {target.predict_ms(architecture):.3g} ms on {target.device} are over the "
-                f"budget of {target.budget_ms:g} ms"
+                f"start: {name} is left out, {target.predict_ms(architecture):.3g} ms {target.kind} on {target.device} "
+                f"are over the budget of {target.budget_ms:g} ms"
             )
         if not over:
             found.append((architecture, "start"))

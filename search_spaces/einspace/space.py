@@ -12,7 +12,15 @@ from search_spaces.einspace.canonical import Steps, derived, followed, ordered, 
 from search_spaces.einspace.derivation import Module, tokens
 from search_spaces.einspace.derive import Derivation, Limits
 from search_spaces.einspace.describe import drawing, numbers
-from search_spaces.einspace.grammar import KINDS, rule_chances
+from search_spaces.einspace.grammar import (
+    AGGREGATIONS,
+    BRANCHINGS,
+    COMPUTATIONS,
+    KINDS,
+    POST_ROUTINGS,
+    PRE_ROUTINGS,
+    rule_chances,
+)
 from search_spaces.einspace.network import WiredNetwork, Wiring, edges_of, lowered
 from search_spaces.einspace.place import NotDerivable, Whole
 from search_spaces.einspace.seeds import mlp_mixer, residual_family, resnet18, vit, wrn16_4
@@ -25,6 +33,16 @@ MACS_PER_PIXEL, ELEMENTS_PER_PIXEL = 750_000, 600
 FEWEST_PIXELS = 32 * 32
 MAX_PARAMS = 12_000_000
 MAX_FUNCTIONS, MAX_DEPTH = 160, 6
+
+_CALLED = {
+    "m": "a module",
+    "c": "a computation",
+    "p": "what a route begins with",
+    "r": "what a route ends with",
+    "b": "a branching function",
+    "a": "an aggregation function",
+}
+"""What decisions are about, by the letters that ``Derivation`` gives them."""
 
 
 def limits_for(shape: Shape, classes: int) -> Limits:
@@ -51,6 +69,7 @@ class EinSpace(SearchSpace):
     endless = True
     searchable = 3 * limits_for((3, 64, 64), 10).modules  # a module and what stands beside it are three at most
     fragile = True
+    words = frozenset((*KINDS, *COMPUTATIONS, *PRE_ROUTINGS, *POST_ROUTINGS, *BRANCHINGS, *AGGREGATIONS))
     tournament = 10  # [Ericsson2024], section 4
 
     def __init__(
@@ -188,12 +207,21 @@ class EinSpace(SearchSpace):
 
     def named(self) -> dict[str, Architecture]:
         """Return the networks that the authors start searches from, those that keep the limits."""
-        return dict(self._named)
+        return {name: found for name, found in self._known.items() if found}
+
+    def named_elsewhere(self) -> dict[str, str]:
+        """Return those of them that this input does not let derive."""
+        shape = "x".join(map(str, self.input_shape))
+        return {name: f"does not fit images of {shape}" for name, found in self._known.items() if not found}
+
+    def called(self, decision: str) -> str:
+        """Return what a decision is about: its name says where in the tree it is."""
+        return _CALLED[decision.rpartition(".")[2][0]]
 
     @cached_property
-    def _named(self) -> dict[str, Architecture]:
+    def _known(self) -> dict[str, Architecture | None]:
         known = {"resnet18": resnet18(), "wrn16_4": wrn16_4(), "vit": vit(), "mlp_mixer": mlp_mixer(self.input_shape)}
-        return {name: found for name, tree in known.items() for found in self._derivable([tree])}
+        return {name: next(self._derivable([tree]), None) for name, tree in known.items()}
 
     def _derivable(self, trees: Iterable[Module]) -> Iterator[Architecture]:
         for tree in trees:

@@ -81,5 +81,7 @@ def test_everything_is_measured(task: Task, tmp_path: Path, monkeypatch: pytest.
     assert SPACE.macs(FAMILY[0]) < found.macs < SPACE.macs(FAMILY[-1])
     rest = (found.rating_s, found.proposal_s, found.supernet_step_s, found.supernet_start_s, found.delivery_s)
     assert min(rest) > 0 and 2 * module.FRONT_S < found.measuring_s < 2 * module.FRONT_S + 1
+    found = measure_costs(config.model_copy(update={"oracle": "train"}), task, targets, [Device.parse("cpu")])
+    assert found.supernet_step_s == found.supernet_start_s == 0 < found.rating_s
     assert list(tmp_path.iterdir()) == []
     assert predicted_table_s(SPACE, 2) == 2 * predicted_table_s(SPACE, 1) > 0

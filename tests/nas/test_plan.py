@@ -171,6 +171,12 @@ def test_an_oracle_that_is_given_is_searched_with_in_any_time() -> None:
     assert plan.search and plan.settings["final_epochs"] == 1 and "s more than the 60 s given" in plan.why
 
 
+def test_what_a_supernet_takes_does_not_matter_where_candidates_are_trained() -> None:
+    free = replace(COSTS, supernet_step_s=0, supernet_start_s=0)
+    plans = [make_plan(900, SPENT, costs, {"oracle": "train"}) for costs in (COSTS, free)]
+    assert plans[0].search and plans[0] == replace(plans[1], costs=COSTS)
+
+
 def test_teachers_need_a_supernet() -> None:
     for time_s in (60, 6000):
         plan = make_plan(time_s, SPENT, COSTS, {"distil": 0.5})

@@ -110,13 +110,13 @@ def test_canonical_form_is_stable() -> None:
     [
         ("fbnet/imagenet:" + SMALL_TEXT, "belongs to the space 'fbnet/imagenet', not to 'fbnet/small-8'"),
         ("nb201:" + SMALL_TEXT, "belongs to the space 'nb201'"),
-        (SMALL_TEXT.replace("k3_e1", "k3_e2", 1), "unknown option for layer01: 'k3_e2'; did you mean 'k3_e"),
-        (SMALL_TEXT + ",k3_e1", "has 9 options, the space takes 8"),
-        (SMALL_TEXT[:-6], "ends early: fbnet/small-8 has a layer08"),
+        (SMALL_TEXT.replace("k3_e1", "k3_e2", 1), "unknown option 1, layer01: 'k3_e2'; did you mean 'k3_e"),
+        (SMALL_TEXT + ",k3_e1", "has 9 options, 8 make a network"),
+        (SMALL_TEXT[:-6], "ends early: layer08 is missing"),
         (SMALL_TEXT + ",", "has 9 options"),
         ("", "unknown architecture of fbnet/small-8: ''"),
         ("fbnet_z", "unknown architecture of fbnet/small-8: 'fbnet_z'"),
-        ("k3_e1", "ends early: fbnet/small-8 has a layer02"),
+        ("k3_e1", "ends early: layer02 is missing"),
         ("fbnet/small-8:", "unknown architecture"),
     ],
 )

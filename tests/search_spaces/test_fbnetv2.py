@@ -163,10 +163,10 @@ def test_projection_and_head() -> None:
     [
         ("fbnetv2_f1", "'fbnetv2_f1' belongs to the space 'fbnetv2/f1', not to 'fbnetv2/small-28'"),
         ("fbnetv2_f9", "unknown architecture of fbnetv2/small-28: 'fbnetv2_f9'; did you mean 'fbnetv2_f4'"),
-        (SMALL_TEXT.replace("28x28", "24x24"), "unknown option for resolution: '24x24'"),
-        (SMALL_TEXT.replace("e2,c16", "e3,c16", 1), "unknown option for layer02_expansion: 'e3'"),
-        (SMALL_TEXT.replace("k3,e2,c16", "skip", 1), "unknown option for layer02: 'skip'"),
-        (SMALL_TEXT + ",skip", "has 27 options, the space takes 26"),
+        (SMALL_TEXT.replace("28x28", "24x24"), "unknown option 1, resolution: '24x24'"),
+        (SMALL_TEXT.replace("e2,c16", "e3,c16", 1), "unknown option 4, layer02_expansion: 'e3'"),
+        (SMALL_TEXT.replace("k3,e2,c16", "skip", 1), "unknown option 3, layer02: 'skip'"),
+        (SMALL_TEXT + ",skip", "has 27 options, 26 make a network"),
     ],
 )
 def test_texts_that_are_no_architecture(text: str, message: str) -> None:

@@ -49,7 +49,7 @@ def test_what_a_space_does_not_name_is_refused() -> None:
     with pytest.raises(InputError, match=f"unknown start for nb201 at 1x8x8: '{NAMED[0]}x'; did you mean '{NAMED[0]}'"):
         starts_within(SPACE, [], [f"{NAMED[0]}x"], print)
     # Its widths follow the number of patches, and 196 is none of the grammar's.
-    with pytest.raises(InputError, match="unknown start for einspace at 3x28x28: 'mlp_mixer'"):
+    with pytest.raises(InputError, match="--start mlp_mixer: it does not fit images of 3x28x28"):
         starts_within(EinSpace((3, 28, 28), 10), [], ["mlp_mixer"], print)
 
 

@@ -184,11 +184,13 @@ def test_options_are_drawn_by_the_grammar() -> None:
     ("text", "said"),
     [
         ("resnet17", "did you mean 'resnet18'"),
-        ("op,norm", "unknown option for 0.me: 'op'"),
-        ("seq,op,norm", "ends early"),
-        ("seq,op,norm,op,norm,op", "has 6 options, the space takes 5"),
+        ("ViT", "unknown architecture of einspace: 'ViT'; did you mean 'vit'"),
+        ("conv", "known: mlp_mixer, resnet18, vit, wrn16_4"),
+        ("op,norm", "option 1, a module: 'op' does not fit there; what does: seq, branch, route"),
+        ("seq,op,norm", "ends early: a module is missing behind it"),
+        ("seq,op,norm,op,norm,op", "has 6 options, 5 make a network"),
         ("seq,op,linear17,op,norm", "did you mean 'linear1"),
-        ("seq,op,permute21,op,norm", "unknown option for 0-0.c"),
+        ("seq,op,permute21,op,norm", "option 3, a computation: 'permute21' does not fit there"),
     ],
 )
 def test_wrong_texts_are_input_errors(text: str, said: str) -> None:
