@@ -168,10 +168,10 @@ class SearchConfig(BaseModel):
         Raises:
             InputError: a value is out of range, or two do not go together; the flags are named.
         """
-        if _endless(str(values.get("space", ""))):
-            values.setdefault("oracle", "train")
-        elif values.get("time") is not None:
+        if values.get("time") is not None:
             values.setdefault("oracle", AUTO)
+        elif _endless(str(values.get("space", ""))):
+            values.setdefault("oracle", "train")
         try:
             config = cls.model_validate(values)
         except ValidationError as error:
@@ -221,7 +221,7 @@ class SearchConfig(BaseModel):
     def _require_nothing_shared(self) -> None:
         for flag, given, good, bad in (
             ("--sampler", self.sampler, "gp", [*LEARNED]),
-            ("--oracle", self.oracle, "train", [AUTO, "supernet", "blockwise"]),
+            ("--oracle", self.oracle, "train", ["supernet", "blockwise"]),
         ):
             if given in bad:
                 raise InputError(

@@ -20,7 +20,7 @@ from nas.plan import Costs
 from nas.search.baselines import keeps
 from nas.search.executor import InProcess, all_cores
 from nas.search.samplers import make_sampler
-from nas.search.study import Driver, enqueue, first_candidates, open_study
+from nas.search.study import Driver, enqueue, open_study
 from nas.search.target import Target, metric
 from nas.training.data import Dataset, Split, to_tensor
 from nas.training.oracle import Task
@@ -55,7 +55,8 @@ def measure_costs(config: SearchConfig, task: Task, targets: Sequence[Target], d
     middle = networks[len(networks) // 2]
     batches = len(task.dataset.train) / Recipe(1).batch_size
     with tempfile.TemporaryDirectory() as folder:
-        start_s, supernet_step_s = (0.0, 0.0) if config.oracle == "train" else _supernet(task, Path(folder))
+        shared = config.oracle != "train" and not space.endless
+        start_s, supernet_step_s = _supernet(task, Path(folder)) if shared else (0.0, 0.0)
         return Costs(
             step_s=step_s,
             step_s_per_mac=step_s_per_mac,
@@ -79,11 +80,15 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def _drawn(space: SearchSpace, targets: Sequence[Target], seed: int) -> list[Architecture]:
+    """Return the random networks that keep the budget."""
+    rng = np.random.default_rng(seed)
+    return [a for a in (sample_spread(space, rng) for _ in range(_DRAWS)) if keeps(a, targets)]
+
+
 def _spread(space: SearchSpace, targets: Sequence[Target], seed: int) -> list[Architecture]:
     """Return networks within the budget, spread over MACs."""
-    rng = np.random.default_rng(seed)
-    drawn = [a for a in (sample_spread(space, rng) for _ in range(_DRAWS)) if keeps(a, targets)]
-    ordered = sorted(drawn or space.baseline_family(), key=space.macs)
+    ordered = sorted(_drawn(space, targets, seed) or space.baseline_family(), key=space.macs)
     return [ordered[int(p / 100 * (len(ordered) - 1))] for p in _PERCENTILES]
 
 
@@ -156,7 +161,9 @@ def _proposal_s(config: SearchConfig, space: SearchSpace, targets: Sequence[Targ
     """Return what the sampler takes for a candidate in the middle of a short search, its bookkeeping included (s)."""
     study = open_study(folder / "study.journal", [metric(target.kind, target.device) for target in targets])
     study.sampler = make_sampler(config.sampler, space, targets, config.seed)
-    enqueue(study, first_candidates(space, targets, 2 * _RATED, config.seed))
+    # Drawn, for where networks are derived the sampler takes seconds for each that it proposes.
+    drawn = list(dict.fromkeys(_drawn(space, targets, config.seed)))
+    enqueue(study, [(architecture, "random") for architecture in drawn[:_RATED]])
     # Any accuracies will do that tell networks apart.
     executor = InProcess(lambda: lambda architecture: int(architecture.id, 16) % 1000 / 1000)
     Driver(study, space, targets, executor, _RATED).run()

@@ -162,10 +162,11 @@ def choose_oracle(time_s: float, proxies_s: float, supernet_s: float) -> tuple[s
     Args:
         time_s: what there is for search and finalists.
         proxies_s: what training every candidate for a short time takes.
-        supernet_s: what a supernet, the check of its ranking and its ratings take.
+        supernet_s: what a supernet, the check of its ranking and its ratings take; infinity where there is none.
     """
     most_s = MOST_SEARCH_SHARE * time_s
-    costs = f"short trainings take {proxies_s:.0f} s, a supernet {supernet_s:.0f} s, of {time_s:.0f} s"
+    supernet = f", a supernet {supernet_s:.0f} s" if supernet_s < math.inf else ""
+    costs = f"short trainings take {proxies_s:.0f} s{supernet}, of {time_s:.0f} s"
     if abs(proxies_s - supernet_s) <= TIE * max(proxies_s, supernet_s) and supernet_s <= most_s:
         return "supernet", f"{costs}: as good as equal, and finalists inherit the supernet's weights"
     if proxies_s <= min(most_s, max(SEARCH_SHARE * time_s, supernet_s)):
@@ -287,14 +288,15 @@ def _searched(
     left_s: float, long_s: float, long_epochs: int, costs: Costs, given: Mapping[str, Any]
 ) -> tuple[_Search | None, str, str]:
     """Return the search, the oracle's name and why; no search where it does not pay and none was asked for."""
-    if given.get("oracle") == "train":
-        return _short_trainings(left_s, costs, given), "train", "candidates are rated by --oracle train"
-    ways = {"train": _short_trainings(left_s, costs, given), "supernet": _supernet(left_s, costs, given)}
+    ways = {"train": _short_trainings(left_s, costs, given)}
+    if costs.supernet_step_s:
+        ways["supernet"] = _supernet(left_s, costs, given)
     if "oracle" in given:
         return ways[given["oracle"]], given["oracle"], f"candidates are rated by --oracle {given['oracle']}"
     if given.get("distil"):
         return ways["supernet"], "supernet", "--distil learns from a supernet"
-    oracle, why = choose_oracle(left_s, ways["train"].least_s, ways["supernet"].least_s)
+    supernet_s = ways["supernet"].least_s if "supernet" in ways else math.inf
+    oracle, why = choose_oracle(left_s, ways["train"].least_s, supernet_s)
     if "trials" in given or given.get("start"):
         oracle = oracle or min(ways, key=lambda name: ways[name].least_s)
         return ways[oracle], oracle, why

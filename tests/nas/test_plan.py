@@ -26,6 +26,7 @@ COSTS = Costs(
     supernet_start_s=1.0, delivery_s=3.0, measuring_s=0.5, steps=78, layers=8, workers=1,
     devices=1,
 )  # fmt: skip
+TRAIN = {"oracle": "train"}
 SPENT = {"data": 0.2, "table": 15.0, "plan": 10.0}
 # Of a 12-epoch training: 12 * 78 * (.004 + 8e-9 * 2e6) s and 3 s of delivery.
 LONG_S = 13 * 78 * 0.02 + 3  # 13 epochs are the first to have 940 steps
@@ -171,10 +172,13 @@ def test_an_oracle_that_is_given_is_searched_with_in_any_time() -> None:
     assert plan.search and plan.settings["final_epochs"] == 1 and "s more than the 60 s given" in plan.why
 
 
-def test_what_a_supernet_takes_does_not_matter_where_candidates_are_trained() -> None:
-    free = replace(COSTS, supernet_step_s=0, supernet_start_s=0)
-    plans = [make_plan(900, SPENT, costs, {"oracle": "train"}) for costs in (COSTS, free)]
-    assert plans[0].search and plans[0] == replace(plans[1], costs=COSTS)
+def test_without_a_supernet_candidates_are_trained_where_that_pays() -> None:
+    none = replace(COSTS, supernet_step_s=0, supernet_start_s=0)
+    given, free, short = (make_plan(s, SPENT, none, how) for s, how in ((3600, TRAIN), (3600, {}), (60, {})))
+    assert given.search and free.search and given.stages == free.stages and free.settings["oracle"] == "train"
+    assert "candidates are trained for a short time" in free.why and "supernet" not in free.why
+    assert given == replace(make_plan(3600, SPENT, COSTS, TRAIN), costs=none)
+    assert not short.search and "no search, as it will not pay" in short.why
 
 
 def test_teachers_need_a_supernet() -> None:
