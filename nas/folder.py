@@ -177,9 +177,16 @@ def _require_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> No
         if before.get(key) != _as_json(value):
             flag = "--" + key.replace("_", "-")
             raise InputError(
-                f"{path} holds another search: there {flag} was {before.get(key)!r}, now it is {value!r}; "
+                f"{path} holds another search: there {flag} was {_shown(before.get(key))}, now it is {_shown(value)}; "
                 "give the same settings to resume it, or another --out"
             )
+
+
+def _shown(value: object) -> str:
+    """Return a setting as it is given on the command line."""
+    if value is None:
+        return "not given"
+    return ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _as_json(value: object) -> object:

@@ -58,7 +58,8 @@ def make_targets(
     Raises:
         InputError: a table does not belong to its device, is too far off, or no network meets the budget.
     """
-    bar = console.progress(f"measuring blocks on {names(devices)}")
+    missing = [device for device in devices if config.table is None and not folder.table(device).exists()]
+    bar = console.progress(f"measuring blocks on {names(missing)}" if missing else "reading the latency tables")
     tables = on_each(devices, bar, lambda device, told: _table(config, folder, space, device, told))
     targets = []
     for table in tables:
@@ -102,8 +103,9 @@ def _table(
 def require_reachable(target: Target, space: SearchSpace, limit_ms: float) -> None:
     """Raise ``InputError`` if not even the fastest network of the space, which takes ``limit_ms``, keeps the budget."""
     if target.budget_ms is not None and limit_ms > target.budget_ms:
+        known = "known " if space.endless else ""
         raise InputError(
-            f"--budget-ms {target.budget_ms:g} is below the fastest network of {space.name} on "
+            f"--budget-ms {target.budget_ms:g} is below the fastest network {known}of {space.name} on "
             f"{target.device}: {limit_ms:.3g} ms {target.kind}"
         )
 

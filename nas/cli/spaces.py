@@ -125,17 +125,23 @@ def show(
         console.print_json(data=facts, indent=None)
         return
     if lines := chosen.drawing(architecture):
-        _draw(lines, facts)
-        return
+        _draw(chosen, lines, facts)
+    else:
+        _list(chosen, architecture, facts)
+    if found:
+        console.print(f"predicted ms: {facts['predicted_ms']:.3g} on {found.device}", markup=False)
+    if svg:
+        console.print(f"written: {svg}", markup=False)
+
+
+def _list(space: SearchSpace, architecture: Architecture, facts: Mapping[str, str | int | float]) -> None:
     rows = [
         [block.spec, "x".join(map(str, block.in_shape)), f"{block.macs:,}", f"{block.params:,}"]
-        for block in chosen.blocks(architecture)
+        for block in space.blocks(architecture)
     ]
     rows.append(["total", "", f"{facts['macs']:,}", f"{facts['params']:,}"])
     Terminal().table(f"{architecture.text}  ({architecture.id})", ["block", "input", "MACs", "params"], rows)
-    console.print(f"with biases and norms: {facts['trainable']:,} params", markup=False)
-    if found:
-        console.print(f"predicted ms: {facts['predicted_ms']:.3g} on {found.device}", markup=False)
+    console.print(f"{space.classes} classes; with biases and norms {facts['trainable']:,} params", markup=False)
 
 
 def _write_tree(
@@ -144,16 +150,20 @@ def _write_tree(
     if not isinstance(space, EinSpace):
         raise InputError(f"--svg {path} draws the derivation from a grammar: {space.name} has none, einspace has")
     title = f"{space.name} {facts['id']}: {facts['macs']:,} MACs, {facts['params']:,} params"
+    if path.is_dir():
+        raise InputError(f"--svg {path} is a folder; give the name of a file")
     picture = tree_svg(space.tree(architecture), title).encode()
     produce(path, lambda temporary: temporary.write_bytes(picture))
 
 
-def _draw(lines: list[str], facts: Mapping[str, str | int | float]) -> None:
-    console.print(f"{facts['architecture']}  ({facts['id']})", style="bold", markup=False)
+def _draw(space: SearchSpace, lines: list[str], facts: Mapping[str, str | int | float]) -> None:
+    shape = "x".join(map(str, space.input_shape))
+    console.print(f"{space.name} {facts['id']}: {shape} to {space.classes} classes", style="bold", markup=False)
     for line in lines:
         console.print(line, markup=False)
-    predicted = f", {facts['predicted_ms']:.3g} predicted ms" if "predicted_ms" in facts else ""
-    console.print(f"total: {facts['macs']:,} MACs, {facts['params']:,} params{predicted}", markup=False)
+    counts = f"{facts['macs']:,} MACs, {facts['params']:,} params; with biases and norms {facts['trainable']:,}"
+    console.print(f"total, with pooling and classifier: {counts}", markup=False)
+    console.print(f"text: {facts['architecture']}", markup=False)
 
 
 @spaces.command(epilog="Example:  nas spaces sample fbnet -n 200 --seed 7 --input 3x32x32 --json")

@@ -82,7 +82,9 @@ class Comparison(BaseModel):
     def sentence(self) -> str:
         """Say by how much the search beat the family, or did not."""
         points = 100 * (self.accuracy - self.family_accuracy)
-        what = f"front accuracy over {self.low_ms:.3g}-{self.high_ms:.3g} ms"
+        over = f"front accuracy over {self.low_ms:.3g}-{self.high_ms:.3g} ms"
+        alone = f"at a limit of {self.high_ms:.3g} ms, below which one of them has none"
+        what = over if self.low_ms < self.high_ms else alone
         numbers = f"{what}: {100 * self.accuracy:.2f} against {100 * self.family_accuracy:.2f} %"
         noise = f"+-{100 * _ERRORS * self.error:.1f} points from the number of test images alone"
         if abs(points) <= 100 * _ERRORS * self.error:

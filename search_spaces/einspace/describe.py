@@ -73,8 +73,8 @@ def _depth(found: Steps) -> int:
 def drawing(found: Steps, signal: Signal) -> list[str]:
     """Return the lines of a drawing of a network as a tree, whose steps say all that is implied.
 
-    Each line is a function and what comes out of it: C x H x W of a feature map, S x D of columns. Routings
-    around a linear layer that are one convolution are one line.
+    Each line is a function and what comes out of it: C x H x W of a feature map, S x D of columns. A branch is headed
+    by what goes into it. Routings around a linear layer that are one convolution are one line.
     """
     lines, _ = _lines(found, signal)
     return [f"image  {_sizes(signal)}", *_hung(lines)]
@@ -111,7 +111,7 @@ def _fork_lines(fork: Fork, signal: Signal) -> tuple[list[str], Signal]:
     for inner in fork.inners:
         lines, out = _lines(inner, source)
         times = f"{fork.copies} times " if fork.copies > 1 else ""
-        branches.append([f"{times}{_sizes(source)}", *_hung(lines or [["identity"]])])
+        branches.append([f"{times}from {_sizes(source)}", *_hung(lines or [["identity"]])])
         outs += [out] * fork.copies
     after = joined(fork.aggregation, outs)
     assert after is not None

@@ -366,9 +366,10 @@ def test_json_of_spaces(cli: Cli) -> None:
 def test_networks_that_branch_are_shown_as_a_tree(cli: Cli) -> None:
     code, out, _ = cli("spaces", "show", "einspace", "--arch", "vit", "--input", "3x32x32", "--classes", 10)
     lines = out.splitlines()
-    assert code == 0 and lines[0].startswith("einspace:seq,route,im2col_k4s4")
+    assert code == 0 and lines[0].startswith("einspace ") and lines[0].endswith(": 3x32x32 to 10 classes")
     assert lines[1:3] == ["image  3x32x32", "├─ im2col_k4s4  64x48"]
-    assert lines[-1].startswith("total: ") and "4,256," in lines[-1]
+    assert lines[-2].startswith("total, with pooling and classifier: ") and "4,256," in lines[-2]
+    assert lines[-1].startswith("text: einspace:seq,route,im2col_k4s4")
     (shown,) = rows(cli("spaces", "show", "einspace", "--arch", "vit", "--input", "3x32x32", "--classes", 10, "--json"))
     assert shown["params"] == 48 * 512 + 64 * 512 + 4 * 1_048_576 + 5120
     assert "did you mean 'vit'" in refused(cli("spaces", "show", "einspace", "--arch", "wit"))
@@ -612,5 +613,8 @@ def test_derivation_trees_are_drawn_where_there_are_some(cli: Cli, tmp_path: Pat
     arguments = ("--arch", "route,im2col_k3s2,op,linear64,col2im", "--input", "1x8x8", "--svg", "tree.svg")
     (shown,) = rows(cli("spaces", "show", "einspace", *arguments, "--json"))
     assert str(shown["id"]) in (tmp_path / "tree.svg").read_text()
+    assert cli("spaces", "show", "einspace", *arguments)[1].endswith("written: tree.svg\n")
+    (tmp_path / "folder").mkdir()
+    assert "--svg folder is a folder" in refused(cli("spaces", "show", "einspace", *arguments[:-1], "folder"))
     err = refused(cli("spaces", "show", "fbnet", "--arch", "fbnet_b", "--svg", "other.svg"))
     assert "has none, einspace has" in err and not (tmp_path / "other.svg").exists()

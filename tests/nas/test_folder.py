@@ -84,6 +84,16 @@ def test_another_search_is_refused_by_its_flag(values: dict[str, object], flag: 
     assert (tmp_path / "run" / "run.json").read_bytes() == before
 
 
+def test_settings_are_told_as_they_are_given(tmp_path: Path) -> None:
+    with open_folder(config(tmp_path / "run", space="nb201", start=("resnet", "none")), "first") as folder:
+        folder.record["stages"]["search"] = 1.0
+    with (
+        pytest.raises(InputError, match="there --start was resnet,none, now it is not given; give the same settings"),
+        open_folder(config(tmp_path / "run", space="nb201"), "second"),
+    ):
+        pass
+
+
 def test_more_trials_are_the_same_search(tmp_path: Path) -> None:
     leave_some_work(tmp_path / "run")
     with open_folder(config(tmp_path / "run", trials=500, finalists=2, workers=2), "second") as folder:

@@ -76,7 +76,9 @@ def test_missing_tables_are_measured_once(device: MadeUpDevice, folder: RunFolde
     for one in (CPU, TWO):
         lines = folder.record["report"][f"latency table of {one.name}, on unseen networks"]
         assert lines["networks"] == "16" and lines["host while measuring"] == "quiet"
-    assert targets_of(folder, [CPU, TWO], budget_ms=1.0) == targets and len(device.asked) == 2
+    again = Quiet()
+    assert targets_of(folder, [CPU, TWO], again, budget_ms=1.0) == targets and len(device.asked) == 2
+    assert list(again.bars) == ["reading the latency tables"]
 
 
 def test_given_table_becomes_the_run_s_own(

@@ -87,6 +87,8 @@ def test_nothing_to_compare() -> None:
          "against 50.00 %; +-1.4 points from"),
         (10_000, [Point(1, 0.9, 0.9)], "the hand-made family beat the search by 23.0 points ("),
         (20, FAMILY, "no difference beyond noise: the search is 17.0 points above the hand-made family ("),
+        (10_000, [Point(4, 0.9, 0.9)], "the hand-made family beat the search by 2.0 points (at a limit of 4 ms, "
+         "below which one of them has none: 88.00 against 90.00 %;"),
         (20, [Point(1, 0.7, 0.7)], "no difference beyond noise: the search is 3.0 points below the hand-made family ("),
     ],
 )  # fmt: skip

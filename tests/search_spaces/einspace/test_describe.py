@@ -23,13 +23,13 @@ def test_drawing_by_hand() -> None:
     assert drawing(whole, IMAGE) == [
         "image  4x6x8",
         "├─ clone2, add  16x3x4",
-        "│  ├─ 4x6x8",
+        "│  ├─ from 4x6x8",
         "│  │  ├─ conv 3x3, stride 2  16x3x4",
         "│  │  └─ norm  16x3x4",
-        "│  └─ 4x6x8",
+        "│  └─ from 4x6x8",
         "│     └─ conv 1x1, stride 2  16x3x4",  # implied
         "└─ group4_d1, concat4_d1  16x3x32",
-        "   └─ 4 times 4x3x4",
+        "   └─ 4 times from 4x3x4",
         "      └─ linear32  4x3x32",
     ]
 
