@@ -173,7 +173,8 @@ def choose_oracle(time_s: float, proxies_s: float, supernet_s: float) -> tuple[s
         return "train", f"{costs}: candidates are trained for a short time"
     if supernet_s <= most_s:
         return "supernet", f"{costs}: a supernet rates candidates"
-    return None, f"{costs}: neither leaves the finalists half of it"
+    told = "neither leaves the finalists half of it" if supernet else "that leaves the finalists less than half of it"
+    return None, f"{costs}: {told}"
 
 
 @dataclass(frozen=True)
