@@ -144,12 +144,16 @@ def _list(space: SearchSpace, architecture: Architecture, facts: Mapping[str, st
     console.print(f"{space.classes} classes; with biases and norms {facts['trainable']:,} params", markup=False)
 
 
+def _headline(space: SearchSpace, facts: Mapping[str, str | int | float]) -> str:
+    return f"{space.name} {facts['id']}: {'x'.join(map(str, space.input_shape))} to {space.classes} classes"
+
+
 def _write_tree(
     path: Path, space: SearchSpace, architecture: Architecture, facts: Mapping[str, str | int | float]
 ) -> None:
     if not isinstance(space, EinSpace):
         raise InputError(f"--svg {path} draws the derivation from a grammar: {space.name} has none, einspace has")
-    title = f"{space.name} {facts['id']}: {facts['macs']:,} MACs, {facts['params']:,} params"
+    title = f"{_headline(space, facts)}, {facts['macs']:,} MACs, {facts['params']:,} params"
     if path.is_dir():
         raise InputError(f"--svg {path} is a folder; give the name of a file")
     picture = tree_svg(space.tree(architecture), title).encode()
@@ -157,8 +161,7 @@ def _write_tree(
 
 
 def _draw(space: SearchSpace, lines: list[str], facts: Mapping[str, str | int | float]) -> None:
-    shape = "x".join(map(str, space.input_shape))
-    console.print(f"{space.name} {facts['id']}: {shape} to {space.classes} classes", style="bold", markup=False)
+    console.print(_headline(space, facts), style="bold", markup=False)
     for line in lines:
         console.print(line, markup=False)
     counts = f"{facts['macs']:,} MACs, {facts['params']:,} params; with biases and norms {facts['trainable']:,}"
