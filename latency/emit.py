@@ -20,6 +20,8 @@ from latency.operations import HANDLERS
 from latency.recorder import Recorder, UnsupportedOperation
 from search_spaces.block import Shape
 
+# Where outputs are small differences of large numbers float32 gives few digits of them; engines differ in the others.
+ROUNDINGS = 10
 OPSET = 20
 IR_VERSION = 10
 
@@ -88,13 +90,12 @@ def disagreement(model: bytes, module: nn.Module, in_shape: Shape, batch: int = 
     return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-12))
 
 
-def rounding(module: nn.Module, images: torch.Tensor) -> float:
-    """Return how far a module in float32 is from itself in float64 on ``images``, relative to the largest output.
+def explained(module: nn.Module, images: torch.Tensor) -> float:
+    """Return by how much outputs for ``images`` may differ between engines for no other reason than float32.
 
-    Where it is large no other engine comes closer: a network whose outputs are small differences of large numbers makes
-    much of how sums are ordered.
+    As a part of the largest output: ``ROUNDINGS`` times what the module itself differs in float64.
     """
     with torch.no_grad():
         exact = copy.deepcopy(module).double().eval()(images.double())
         found = module.eval()(images).double()
-    return float((found - exact).abs().max() / exact.abs().max().clamp(min=1e-12))
+    return ROUNDINGS * float((found - exact).abs().max() / exact.abs().max().clamp(min=1e-12))

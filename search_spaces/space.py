@@ -11,9 +11,11 @@ from torch import nn
 from search_spaces.architecture import Architecture
 from search_spaces.block import Block, Network, Shape
 from search_spaces.chain import Position
+from search_spaces.errors import InputError, unknown
 from search_spaces.grid import Grid
-from search_spaces.text import read_text
 
+# A derivation may have a thousand characters, of which the ends tell which one it is.
+_SHOWN = 60
 Graph = tuple[Sequence[str], Sequence[tuple[int, int]]]
 """The labels of nodes, and edges from one node's number to that of a node that it feeds."""
 Choose = Callable[[str, Sequence[str]], str]
@@ -189,7 +191,7 @@ class SearchSpace(ABC):
         Raises:
             InputError: another space's text, an unknown option, too few or too many of them.
         """
-        return read_text(self, text)
+        return _read(self, text)
 
     def as_recorded(self) -> "SearchSpace":
         """Return the space whose architectures are what tables of others list: networks as they are written."""
@@ -205,6 +207,49 @@ class SearchSpace(ABC):
         Compiled graphs run no more than that, frameworks that run eagerly do.
         """
         return architecture
+
+
+def _read(space: SearchSpace, text: str) -> Architecture:
+    """Return the architecture of a name or the decisions of a text; see ``SearchSpace.as_written``."""
+    if ":" not in text:
+        if text in (named := space.named()):
+            return named[text]
+        if text in (elsewhere := space.named_elsewhere()):
+            raise InputError(f"architecture {text!r} {elsewhere[text]}")
+    of, _, listed = text.rpartition(":")
+    if of and of != space.name:
+        raise InputError(f"architecture {_short(text)!r} belongs to the space {of!r}, not to {space.name!r}")
+    options = listed.split(",")
+    taken: list[tuple[str, str]] = []
+
+    def choose(name: str, offered: Sequence[str]) -> str:
+        if len(options) == 1 and not {options[0]} & {*offered, *space.words}:
+            raise _unknown(space, text)
+        if len(taken) == len(options):
+            raise InputError(f"architecture {_short(text)!r} ends early: {space.called(name)} is missing behind it")
+        option, place = options[len(taken)], f"option {len(taken) + 1}, {space.called(name)}:"
+        if option in space.words and option not in offered:
+            raise InputError(f"{place} {option!r} does not fit there; what does: {', '.join(offered)}")
+        if option not in offered:
+            raise unknown(place, option, offered)
+        taken.append((name, option))
+        return option
+
+    space.decide(choose)
+    if len(taken) < len(options):
+        raise InputError(f"architecture {_short(text)!r} has {len(options)} options, {len(taken)} make a network")
+    return Architecture(space.name, tuple(taken))
+
+
+def _unknown(space: SearchSpace, text: str) -> InputError:
+    names = [*space.named(), *space.named_elsewhere()]
+    if names:
+        return unknown(f"architecture of {space.name}:", text, names)
+    return InputError(f"unknown architecture of {space.name}: {text!r}; none has a name: give an architecture's text")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN // 2]}...{text[-_SHOWN // 2 :]}"
 
 
 def pick(space: SearchSpace, options: Sequence[str], rng: np.random.Generator) -> str:
