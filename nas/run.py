@@ -11,7 +11,7 @@ from latency.device import Device
 from latency.host import fingerprint
 from nas.config import SearchConfig, make_space, parse_input, require_space
 from nas.delivery.choice import Finalist, choose, choose_unsearched
-from nas.delivery.finalists import FinalTraining, Trained, finished
+from nas.delivery.finalists import FinalTraining, Trained, failure, finished
 from nas.delivery.front import Front
 from nas.delivery.shortlist import shortlist
 from nas.folder import RunFolder
@@ -265,9 +265,16 @@ class _Run:
     def _train_finalists(self, task: Task, chosen: Sequence[Architecture]) -> list[Trained]:
         path = self.folder.path
         factory = partial(FinalTraining, task, self.config.final, path, tuple(self.devices))
-        self._map("training the finalists", factory, [a for a in chosen if not finished(path, a)])
-        done = [finished(path, architecture) for architecture in chosen]
-        return [trained for trained in done if trained is not None]
+        waiting = [a for a in chosen if not finished(path, a) and not failure(path, a)]
+        self._map("training the finalists", factory, waiting)
+        failed = {a.id: reason for a in chosen if (reason := failure(path, a))}
+        if failed:
+            self.folder.record["report"]["finalists left out"] = failed
+            self.console.say("left out: " + "; ".join(f"{finalist}: {reason}" for finalist, reason in failed.items()))
+        done = [trained for a in chosen if (trained := finished(path, a))]
+        if not done:
+            raise RunFailed("none of the finalists could be trained and exported: give more --finalists or --family")
+        return done
 
     def _front(
         self, task: Task, targets: list[TableTarget], finalists: list[Finalist], trained: list[Trained]

@@ -13,13 +13,13 @@ from torch import nn
 from latency.device import Device
 from latency.files import read_sealed, sha256, write_bytes, write_sealed
 from latency.quantize import quantize
-from nas.delivery.export import export, file_accuracy, file_metadata, largest_difference
+from nas.delivery.export import ExportFailed, export, file_accuracy, file_metadata, largest_difference
 from nas.search.record import Evaluated
 from nas.training.data import to_tensor
 from nas.training.oracle import Task
 from nas.training.recipe import Recipe
 from nas.training.supernet import Supernet
-from nas.training.train import accuracy, recalibrate, train
+from nas.training.train import TrainingDiverged, accuracy, recalibrate, train
 from search_spaces.architecture import Architecture
 
 SCHEMA_VERSION = 2
@@ -98,12 +98,21 @@ class FinalTraining:
     folder: Path
     devices: tuple[Device, ...]
 
-    def __call__(self, architecture: Architecture) -> Trained:
-        """Train, export and check one finalist; resumes where it was, and returns at once when it is done."""
+    def __call__(self, architecture: Architecture) -> Trained | None:
+        """Train, export and check one finalist; resumes where it was, and returns at once when it is done.
+
+        Where the training diverges, or the file does not compute what the network does, the reason is kept
+        (``failure``) and nothing returned: it would be no other one the next time, and the others count without it.
+        """
+        try:
+            return finished(self.folder, architecture) or self._trained(architecture)
+        except (TrainingDiverged, ExportFailed) as error:
+            record = _failure_record(self.folder, architecture)
+            write_sealed(record, 1, {"architecture": architecture.text, "reason": str(error)})
+            return None
+
+    def _trained(self, architecture: Architecture) -> Trained:
         record = self.folder / "finalists" / f"{architecture.id}.json"
-        done = finished(self.folder, architecture)
-        if done is not None:
-            return done
         task = self.task
         supernet = task.train_supernet() if task.supernet else None
         network = train(
@@ -155,6 +164,16 @@ class FinalTraining:
         val, test = (file_accuracy(quantised, split, data) for split in (data.val, data.test))
         difference = largest_difference(network, quantised, self._images(COMPARED_IMAGES))
         return ModelFile(path, sha256(quantised), val, test, difference)
+
+
+def _failure_record(folder: Path, architecture: Architecture) -> Path:
+    return folder / "finalists" / f"{architecture.id}.failed.json"
+
+
+def failure(folder: Path, architecture: Architecture) -> str | None:
+    """Return why a finalist could not be trained or exported, None where it was or has not been tried."""
+    record = _failure_record(folder, architecture)
+    return str(read_sealed(record, 1, "failure")["reason"]) if record.exists() else None
 
 
 def finished(folder: Path, architecture: Architecture) -> Trained | None:

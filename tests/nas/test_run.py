@@ -20,6 +20,7 @@ from latency import build
 from latency.certificate import Certificate
 from latency.table import LatencyTable
 from nas.config import SearchConfig
+from nas.delivery.finalists import FinalTraining, Trained
 from nas.delivery.front import Front
 from nas.folder import RunFolder, open_folder, read_record
 from nas.jobs import RunFailed
@@ -30,7 +31,8 @@ from nas.search.record import evaluated_trials
 from nas.search.study import open_study
 from nas.training.oracle import SupernetOracle, Task
 from nas.training.report import RankReport
-from nas.training.train import Recipe
+from nas.training.train import Recipe, TrainingDiverged
+from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
 from search_spaces.fbnetv2 import FBNetV2Space
@@ -290,6 +292,37 @@ def test_oracle_that_trains(table: Path, tmp_path: Path) -> None:
     front, _ = search(tmp_path / "run", table, oracle="train", trials=4, finalists=1, sampler="random", budget_ms=0.2)
     assert not (tmp_path / "run" / "supernet.safetensors").exists()
     assert front.devices[0].budget_ms == 0.2
+
+
+def test_front_goes_without_finalists_that_fail(table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"oracle": "train", "trials": 4, "finalists": 2, "family": 1, "sampler": "random"}
+    tried: list[str] = []
+    network: list[str] = []
+
+    def first_diverges(work: FinalTraining, architecture: Architecture) -> Trained:
+        tried.append(architecture.id)
+        if not network or architecture.id in network:
+            network.append(architecture.id)
+            raise TrainingDiverged("the loss is no longer finite")
+        return trained(work, architecture)
+
+    trained = FinalTraining._trained
+    monkeypatch.setattr(FinalTraining, "_trained", first_diverges)
+    front, console = search(tmp_path / "run", table, **settings)
+    told = f"{network[0]}: the loss is no longer finite"
+    assert f"left out: {told}" in console.said
+    (device,) = front.devices
+    assert {c.id for c in (*device.candidates, *device.rejected)} == set(tried) - {network[0]} != set()
+    assert read_record(tmp_path / "run")["report"]["finalists left out"] == dict([told.split(": ")])
+    before = len(tried)
+    assert search(tmp_path / "run", table, **settings)[0] == front and len(tried) == before
+
+    def diverges(work: FinalTraining, architecture: Architecture) -> Trained:
+        raise TrainingDiverged("the loss is no longer finite")
+
+    monkeypatch.setattr(FinalTraining, "_trained", diverges)
+    with pytest.raises(RunFailed, match="none of the finalists could be trained and exported"):
+        search(tmp_path / "other", table, **settings)
 
 
 def test_bad_table_stops_unless_accepted(table: Path, tmp_path: Path) -> None:

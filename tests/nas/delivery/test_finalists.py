@@ -18,14 +18,15 @@ from torch import nn
 from latency.device import Device
 from latency.files import sha256
 from nas.delivery import finalists as module
-from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, finished
+from nas.delivery.export import ExportFailed
+from nas.delivery.finalists import FinalTraining, Trained, choose_finalists, failure, finished
 from nas.search.record import Evaluated
 from nas.training import train as training
 from nas.training.checkpoint import save
 from nas.training.data import Split, to_tensor
 from nas.training.oracle import Task
 from nas.training.recipe import Recipe
-from nas.training.train import recalibrate
+from nas.training.train import TrainingDiverged, recalibrate
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.fbnet import FBNetSpace
@@ -208,6 +209,23 @@ def test_killed_in_the_middle_is_as_if_undisturbed(
     assert finished(tmp_path / "killed", ARCHITECTURE) is None
     assert [path.name for path in (tmp_path / "killed").rglob("*.*")] == [f"{ARCHITECTURE.id}.safetensors"]
     assert FinalTraining(task, recipe, tmp_path / "killed", CPU)(ARCHITECTURE) == undisturbed
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [("train", TrainingDiverged("the loss is no longer finite")), ("export", ExportFailed("they differ"))],
+)
+def test_what_fails_is_not_tried_again(
+    step: str, error: Exception, task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    work = FinalTraining(replace(task, supernet=None), Recipe(1), tmp_path, CPU)
+    assert failure(tmp_path, ARCHITECTURE) is None
+    monkeypatch.setattr(module, step, fail)
+    assert work(ARCHITECTURE) is None and failure(tmp_path, ARCHITECTURE) == str(error)
+    assert finished(tmp_path, ARCHITECTURE) is None and not list(tmp_path.glob("models/*"))
 
 
 def save_and_die(*arguments: Any) -> None:
