@@ -197,7 +197,7 @@ def test_changed_table_or_setting_is_refused(cli: Cli, tmp_path: Path) -> None:
     assert cli(*command())[0] == 0
     assert cli(*command(oracle=f"table:{tmp_path}/acc.csv#acc"))[0] == 0
     before = told(tmp_path / "run" / "study.journal")
-    assert "--device was ['table:" in refused(cli(*command(device=["table:ms.csv#slow"])))
+    assert "--device was table:" in refused(cli(*command(device=["table:ms.csv#slow"])))
     (tmp_path / "ms.csv").write_text((tmp_path / "ms.csv").read_text() + "\n")
     assert "--device table:ms.csv#fast has changed since run was begun" in refused(cli(*command()))
     (tmp_path / "acc.csv").write_text((tmp_path / "acc.csv").read_text() + "\n")
