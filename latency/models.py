@@ -16,7 +16,7 @@ from latency.device import Device
 from latency.emit import disagreement, explained, to_onnx
 from latency.quantize import NotQuantizable, quantize
 from search_spaces.architecture import Architecture
-from search_spaces.block import Block, Network, Shape
+from search_spaces.block import Block, Network, Shape, shape_text
 from search_spaces.even import nearest_to_even_steps
 from search_spaces.operators import ConvNormReLU
 from search_spaces.space import SearchSpace, sample_spread
@@ -141,7 +141,7 @@ def border_probes(shapes: Sequence[Shape], device: Device) -> dict[str, bytes]:
 
 def probe_name(shape: Shape, depth: int) -> str:
     """Return the name of a probe among the models of a job."""
-    return f"probe {depth} {'x'.join(map(str, shape))}"
+    return f"probe {depth} {shape_text(shape)}"
 
 
 def plain_ends(model: bytes) -> tuple[bool, bool]:

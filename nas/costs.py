@@ -50,7 +50,8 @@ def predicted_table_s(space: SearchSpace, devices: int) -> float:
 def measure_costs(config: SearchConfig, task: Task, targets: Sequence[Target], devices: Sequence[Device]) -> Costs:
     """Do a little of everything that a run is made of and time it: some seconds, or some steps where these are long."""
     space = task.space
-    networks = _spread(space, targets, task.seed)
+    drawn = _drawn(space, targets, task.seed)
+    networks = _spread(space, drawn)
     step_s, step_s_per_mac = time_steps(task, networks, config.final)
     middle = networks[len(networks) // 2]
     batches = len(task.dataset.train) / Recipe(1).batch_size
@@ -62,7 +63,7 @@ def measure_costs(config: SearchConfig, task: Task, targets: Sequence[Target], d
             step_s_per_mac=step_s_per_mac,
             macs=float(np.mean([space.macs(a) for a in networks])),
             rating_s=_timed(lambda: _rate(task, middle)),
-            proposal_s=_proposal_s(config, space, targets, Path(folder)),
+            proposal_s=_proposal_s(config, space, targets, drawn, Path(folder)),
             supernet_step_s=supernet_step_s,
             supernet_start_s=start_s,
             delivery_s=_delivery_s(task, middle, Path(folder), len({device.form for device in devices} | {""})),
@@ -86,9 +87,9 @@ def _drawn(space: SearchSpace, targets: Sequence[Target], seed: int) -> list[Arc
     return [a for a in (sample_spread(space, rng) for _ in range(_DRAWS)) if keeps(a, targets)]
 
 
-def _spread(space: SearchSpace, targets: Sequence[Target], seed: int) -> list[Architecture]:
-    """Return networks within the budget, spread over MACs."""
-    ordered = sorted(_drawn(space, targets, seed) or space.baseline_family(), key=space.macs)
+def _spread(space: SearchSpace, drawn: Sequence[Architecture]) -> list[Architecture]:
+    """Return some of the networks, or of the hand-made family where there are none, spread over MACs."""
+    ordered = sorted(drawn or space.baseline_family(), key=space.macs)
     return [ordered[int(p / 100 * (len(ordered) - 1))] for p in _PERCENTILES]
 
 
@@ -157,13 +158,14 @@ def _supernet(task: Task, folder: Path) -> tuple[float, float]:
         return made_s, _step_s(run)
 
 
-def _proposal_s(config: SearchConfig, space: SearchSpace, targets: Sequence[Target], folder: Path) -> float:
+def _proposal_s(
+    config: SearchConfig, space: SearchSpace, targets: Sequence[Target], drawn: Sequence[Architecture], folder: Path
+) -> float:
     """Return what the sampler takes for a candidate in the middle of a short search, its bookkeeping included (s)."""
     study = open_study(folder / "study.journal", [metric(target.kind, target.device) for target in targets])
     study.sampler = make_sampler(config.sampler, space, targets, config.seed)
-    # Drawn, for where networks are derived the sampler takes seconds for each that it proposes.
-    drawn = list(dict.fromkeys(_drawn(space, targets, config.seed)))
-    enqueue(study, [(architecture, "random") for architecture in drawn[:_RATED]])
+    # Where networks are derived the sampler takes seconds for each that it proposes: what is there before is drawn.
+    enqueue(study, [(architecture, "random") for architecture in [*dict.fromkeys(drawn)][:_RATED]])
     # Any accuracies will do that tell networks apart.
     executor = InProcess(lambda: lambda architecture: int(architecture.id, 16) % 1000 / 1000)
     Driver(study, space, targets, executor, _RATED).run()

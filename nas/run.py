@@ -37,7 +37,6 @@ from nas.training.oracle import OracleKind, RungOracle, Task, TrainOracle, make_
 from nas.training.paths import require_paths
 from nas.training.recipe import Recipe
 from nas.training.report import RankReport, free_scores
-from nas.training.supernet import require_positions
 from search_spaces.architecture import Architecture
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
@@ -144,8 +143,6 @@ class _Run:
         if config.sampler == "dnas":
             require_layers(space)
         starting_networks(space, config.start or ())
-        if config.trains_supernet:
-            require_positions(space)
         if config.oracle == "blockwise":
             require_stages(space)
         require_paths(config.supernet_paths, space)

@@ -12,6 +12,11 @@ Shape = tuple[int, int, int]
 """Channels, height, width of one feature map (batch left out)."""
 
 
+def shape_text(shape: Sequence[int]) -> str:
+    """Return a shape as users read and write it, as in ``3x32x32``."""
+    return "x".join(map(str, shape))
+
+
 @dataclass(frozen=True)
 class Block(ABC):
     """An operator with its hyper-parameters and input shape: a frozen value that builds its torch module.

@@ -89,12 +89,12 @@ class MacroSpace(SearchSpace):
 
     def named_elsewhere(self) -> dict[str, str]:
         """Return the spaces of the family that its other named architectures belong to, as texts."""
-        homes = {name: f"{self.family}/{entry['macro']}" for name, entry in _definitions(self.family)["named"].items()}
-        here = self.named()
+        named = _definitions(self.family)["named"]
+        homes = {name: f"{self.family}/{entry['macro']}" for name, entry in named.items()}
         return {
             name: f"belongs to the space {home!r}, not to {self.name!r}"
             for name, home in homes.items()
-            if name not in here
+            if home != self.name
         }
 
     @abstractmethod

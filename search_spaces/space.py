@@ -191,7 +191,35 @@ class SearchSpace(ABC):
         Raises:
             InputError: another space's text, an unknown option, too few or too many of them.
         """
-        return _read(self, text)
+        if not {":", ","} & set(text):
+            if text in (named := self.named()):
+                return named[text]
+            if text in (elsewhere := self.named_elsewhere()):
+                raise InputError(f"architecture {text!r} {elsewhere[text]}")
+        of, _, listed = text.rpartition(":")
+        if of and of != self.name:
+            raise InputError(f"architecture {_short(text)!r} belongs to the space {of!r}, not to {self.name!r}")
+        options = listed.split(",")
+        taken: list[tuple[str, str]] = []
+
+        def choose(name: str, offered: Sequence[str]) -> str:
+            if len(options) == 1 and options[0] not in offered and options[0] not in self.words:
+                raise _unknown(self, text)
+            if len(taken) == len(options):
+                raise InputError(f"architecture {_short(text)!r} ends early: {self.called(name)} is missing behind it")
+            option = options[len(taken)]
+            if option not in offered:
+                place = f"option {len(taken) + 1}, {self.called(name)}:"
+                if option in self.words:
+                    raise InputError(f"{place} {option!r} does not fit there; what does: {', '.join(offered)}")
+                raise unknown(place, option, offered)
+            taken.append((name, option))
+            return option
+
+        self.decide(choose)
+        if len(taken) < len(options):
+            raise InputError(f"architecture {_short(text)!r} has {len(options)} options, {len(taken)} make a network")
+        return Architecture(self.name, tuple(taken))
 
     def as_recorded(self) -> "SearchSpace":
         """Return the space whose architectures are what tables of others list: networks as they are written."""
@@ -207,38 +235,6 @@ class SearchSpace(ABC):
         Compiled graphs run no more than that, frameworks that run eagerly do.
         """
         return architecture
-
-
-def _read(space: SearchSpace, text: str) -> Architecture:
-    """Return the architecture of a name or the decisions of a text; see ``SearchSpace.as_written``."""
-    if ":" not in text:
-        if text in (named := space.named()):
-            return named[text]
-        if text in (elsewhere := space.named_elsewhere()):
-            raise InputError(f"architecture {text!r} {elsewhere[text]}")
-    of, _, listed = text.rpartition(":")
-    if of and of != space.name:
-        raise InputError(f"architecture {_short(text)!r} belongs to the space {of!r}, not to {space.name!r}")
-    options = listed.split(",")
-    taken: list[tuple[str, str]] = []
-
-    def choose(name: str, offered: Sequence[str]) -> str:
-        if len(options) == 1 and not {options[0]} & {*offered, *space.words}:
-            raise _unknown(space, text)
-        if len(taken) == len(options):
-            raise InputError(f"architecture {_short(text)!r} ends early: {space.called(name)} is missing behind it")
-        option, place = options[len(taken)], f"option {len(taken) + 1}, {space.called(name)}:"
-        if option in space.words and option not in offered:
-            raise InputError(f"{place} {option!r} does not fit there; what does: {', '.join(offered)}")
-        if option not in offered:
-            raise unknown(place, option, offered)
-        taken.append((name, option))
-        return option
-
-    space.decide(choose)
-    if len(taken) < len(options):
-        raise InputError(f"architecture {_short(text)!r} has {len(options)} options, {len(taken)} make a network")
-    return Architecture(space.name, tuple(taken))
 
 
 def _unknown(space: SearchSpace, text: str) -> InputError:

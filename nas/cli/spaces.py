@@ -17,6 +17,7 @@ from nas.cli.console import Terminal, console
 from nas.config import SPACES, make_space
 from nas.delivery.export import export as export_onnx
 from search_spaces.architecture import Architecture
+from search_spaces.block import shape_text
 from search_spaces.einspace.space import EinSpace
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
@@ -62,7 +63,7 @@ def _space_of(
         raise InputError(f"--table {path} is for the space {table.space}, not for {name}")
     space = make_space(name, table.input_shape, table.classes, f"{table.space}:")
     if input and parse_shape(input) != space.input_shape:
-        raise InputError(f"--input {input}: --table {path} is for {'x'.join(map(str, space.input_shape))}")
+        raise InputError(f"--input {input}: --table {path} is for {shape_text(space.input_shape)}")
     return space, table
 
 
@@ -72,7 +73,7 @@ def list_(json: Json = False, config: Config = None) -> None:
     for name, kind in SPACES.items():
         for macro in kind.macros():
             space = kind(kind.default_shape(macro), 1000, macro)
-            shape = "x".join(map(str, space.input_shape))
+            shape = shape_text(space.input_shape)
             named = sorted(space.named())
             if json:
                 row = {
@@ -136,7 +137,7 @@ def show(
 
 def _list(space: SearchSpace, architecture: Architecture, facts: Mapping[str, str | int | float]) -> None:
     rows = [
-        [block.spec, "x".join(map(str, block.in_shape)), f"{block.macs:,}", f"{block.params:,}"]
+        [block.spec, shape_text(block.in_shape), f"{block.macs:,}", f"{block.params:,}"]
         for block in space.blocks(architecture)
     ]
     rows.append(["total", "", f"{facts['macs']:,}", f"{facts['params']:,}"])
@@ -145,7 +146,7 @@ def _list(space: SearchSpace, architecture: Architecture, facts: Mapping[str, st
 
 
 def _headline(space: SearchSpace, facts: Mapping[str, str | int | float]) -> str:
-    return f"{space.name} {facts['id']}: {'x'.join(map(str, space.input_shape))} to {space.classes} classes"
+    return f"{space.name} {facts['id']}: {shape_text(space.input_shape)} to {space.classes} classes"
 
 
 def _write_tree(

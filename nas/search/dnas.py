@@ -26,6 +26,7 @@ from nas.training.hardware import device
 from nas.training.oracle import Task
 from nas.training.supernet import Supernet
 from nas.training.train import Progress, Recipe, fit
+from search_spaces.block import shape_text
 from search_spaces.chain import Position
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace, replay
@@ -57,7 +58,7 @@ def require_layers(space: SearchSpace) -> list[Position]:
         )
     for i, position in enumerate(chain[1:], 1):
         if position.resizes:
-            found = ", ".join("x".join(map(str, shape)) for shape in sorted(position.out_shapes))
+            found = ", ".join(map(shape_text, sorted(position.out_shapes)))
             raise InputError(f"--sampler dnas: the candidates of layer {i} of {space.name} differ in size: {found}")
     return chain
 

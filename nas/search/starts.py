@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from nas.search.baselines import keeps
 from nas.search.target import Target
 from search_spaces.architecture import Architecture
+from search_spaces.block import shape_text
 from search_spaces.errors import InputError, unknown
 from search_spaces.space import SearchSpace
 
@@ -15,7 +16,7 @@ def starting_networks(space: SearchSpace, names: Sequence[str]) -> dict[str, Arc
     Raises:
         InputError: the space has none of that name, at this input.
     """
-    known, shape = space.named(), "x".join(map(str, space.input_shape))
+    known, shape = space.named(), shape_text(space.input_shape)
     for name in names:
         if name in (elsewhere := space.named_elsewhere()):
             raise InputError(f"--start {name}: it {elsewhere[name]}; leave it out")

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 
+from search_spaces.block import shape_text
 from search_spaces.einspace.canonical import Fork, Steps
 from search_spaces.einspace.grammar import (
     AGGREGATIONS,
@@ -130,4 +131,4 @@ def _hung(parts: list[list[str]]) -> list[str]:
 
 def _sizes(signal: Signal) -> str:
     shape = signal.shape[1:] if signal.grid else signal.shape
-    return "x".join(map(str, shape))
+    return shape_text(shape)

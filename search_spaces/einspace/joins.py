@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from search_spaces.block import Shape
+from search_spaces.block import Shape, shape_text
 from search_spaces.einspace.operators import Apply
 from search_spaces.operators import Weightless
 
@@ -65,7 +65,7 @@ class Join(Weightless):
 
     @property
     def _others(self) -> str:
-        return "_".join("x".join(map(str, shape)) for shape in self.others)
+        return "_".join(map(shape_text, self.others))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 
 from search_spaces.architecture import Architecture
-from search_spaces.block import Block, Shape
+from search_spaces.block import Block, Shape, shape_text
 from search_spaces.einspace.canonical import Steps, derived, followed, ordered, steps, without_implied
 from search_spaces.einspace.derivation import Module, tokens
 from search_spaces.einspace.derive import Derivation, Limits
@@ -211,7 +211,7 @@ class EinSpace(SearchSpace):
 
     def named_elsewhere(self) -> dict[str, str]:
         """Return those of them that this input does not let derive."""
-        shape = "x".join(map(str, self.input_shape))
+        shape = shape_text(self.input_shape)
         return {name: f"does not fit images of {shape}" for name, found in self._known.items() if not found}
 
     def called(self, decision: str) -> str:
